@@ -1,0 +1,66 @@
+// Package identity says what a certificate says: it writes an Identity into
+// X.509 and SSH certificates and reads it back after the signature was checked.
+// It does not sign (package ca) and does not decide (package access).
+package identity
+
+import (
+	"slices"
+	"time"
+
+	"teleport/internal/types"
+)
+
+// Identity is the holder of a certificate. Exactly one of User and Host is set.
+type Identity struct {
+	Cluster string
+	User    *User
+	Host    *Host
+	Issued  time.Time
+	Expires time.Time
+}
+
+// User is a person or an automation.
+type User struct {
+	Name string
+	// Roles are names of role resources.
+	Roles []string
+	// Logins are the operating-system users the certificate may log in as (SSH
+	// principals). Empty means none.
+	Logins []string
+	Traits map[string][]string
+}
+
+// Host is a joined process.
+type Host struct {
+	// ID is the host id that Auth assigned.
+	ID string
+	// Name is the host name.
+	Name string
+	// Roles are the system roles that the process may run.
+	Roles []types.SystemRole
+	// Service is the one role of a per-service certificate; empty on the
+	// process-level certificate.
+	Service types.SystemRole
+	// Generation counts the renewals of the process-level certificate.
+	Generation uint64
+}
+
+// Serves reports whether the certificate lets its holder act as the service: a
+// per-service certificate for that role.
+func (h *Host) Serves(r types.SystemRole) bool { return h != nil && h.Service == r }
+
+// Has reports whether the process holds the role.
+func (h *Host) Has(r types.SystemRole) bool { return h != nil && slices.Contains(h.Roles, r) }
+
+// Name returns the name for logs and audit: user name or host id.
+func (id *Identity) Name() string {
+	switch {
+	case id == nil:
+		return ""
+	case id.User != nil:
+		return id.User.Name
+	case id.Host != nil:
+		return id.Host.ID
+	}
+	return ""
+}
