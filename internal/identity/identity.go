@@ -5,6 +5,7 @@ package identity
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"teleport/internal/types"
@@ -63,4 +64,18 @@ func (id *Identity) Name() string {
 		return id.Host.ID
 	}
 	return ""
+}
+
+// serverDomain is the domain of the names that only per-service certificates
+// carry. It exists nowhere else, so that no machine can be called that.
+const serverDomain = "teleport.cluster.local"
+
+// ServerName returns the DNS name of per-service certificates for the role, which
+// a TLS client asks for ("auth.teleport.cluster.local").
+func ServerName(r types.SystemRole) string { return r.Flag() + "." + serverDomain }
+
+// ReservedName reports whether the DNS name lies in the domain of ServerName.
+func ReservedName(name string) bool {
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	return name == serverDomain || strings.HasSuffix(name, "."+serverDomain)
 }

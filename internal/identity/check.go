@@ -1,0 +1,195 @@
+package identity
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"teleport/internal/fault"
+	"teleport/internal/types"
+)
+
+// Limits of what an identity may hold, in bytes and in pieces. They bound what a
+// peer can make others parse, and keep certificates small enough for a handshake.
+const (
+	maxName     = 256
+	maxHostID   = 64
+	maxHostname = 253
+	maxRoles    = 128
+	maxLogins   = 256
+	maxTraits   = 128
+	maxValues   = 256
+	maxValue    = 1024
+	maxEncoded  = 16 << 10
+)
+
+// Check reports the first thing in the identity that no certificate may say.
+func (id *Identity) Check() error {
+	switch {
+	case id == nil:
+		return fault.Invalid("identity is missing")
+	case (id.User == nil) == (id.Host == nil):
+		return fault.Invalid("identity must be either a user's or a host's")
+	}
+	if err := CheckHostname(id.Cluster); err != nil {
+		return fmt.Errorf("cluster name: %w", err)
+	}
+	if id.User != nil {
+		return id.User.check()
+	}
+	return id.Host.check()
+}
+
+func (u *User) check() error {
+	if err := checkText("user name", u.Name, maxName); err != nil {
+		return err
+	}
+	if len(u.Roles) > maxRoles || len(u.Logins) > maxLogins || len(u.Traits) > maxTraits {
+		return fault.Limit("user %q has %d roles, %d logins and %d traits: at most %d, %d and %d fit a certificate",
+			u.Name, len(u.Roles), len(u.Logins), len(u.Traits), maxRoles, maxLogins, maxTraits)
+	}
+	seen := make(map[string]bool, len(u.Roles))
+	for _, r := range u.Roles {
+		if err := checkText("role name", r, maxName); err != nil {
+			return err
+		}
+		if seen[r] {
+			return fault.Invalid("user %q has the role %q twice", u.Name, r)
+		}
+		seen[r] = true
+	}
+	seen = make(map[string]bool, len(u.Logins))
+	for _, l := range u.Logins {
+		if err := CheckLogin(l); err != nil {
+			return err
+		}
+		if seen[l] {
+			return fault.Invalid("user %q has the login %q twice", u.Name, l)
+		}
+		seen[l] = true
+	}
+	for name, values := range u.Traits {
+		if err := checkText("trait name", name, maxName); err != nil {
+			return err
+		}
+		if len(values) > maxValues {
+			return fault.Limit("trait %q has %d values, at most %d fit a certificate", name, len(values), maxValues)
+		}
+		for _, v := range values {
+			if err := checkText("trait value", v, maxValue); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (h *Host) check() error {
+	if err := CheckHostID(h.ID); err != nil {
+		return err
+	}
+	if err := CheckHostname(h.Name); err != nil {
+		return err
+	}
+	if ReservedName(h.Name) {
+		return fault.Invalid("host name %q is reserved for services of the cluster", h.Name)
+	}
+	if len(h.Roles) == 0 || len(h.Roles) > len(types.SystemRoles()) {
+		return fault.Invalid("host %q has %d system roles, expected 1 to %d", h.ID, len(h.Roles), len(types.SystemRoles()))
+	}
+	seen := make(map[types.SystemRole]bool, len(h.Roles))
+	for _, r := range h.Roles {
+		if parsed, err := types.ParseSystemRole(string(r)); err != nil || parsed != r {
+			return fault.Invalid("host %q has an unknown system role %q", h.ID, r)
+		}
+		if seen[r] {
+			return fault.Invalid("host %q has the system role %q twice", h.ID, r)
+		}
+		seen[r] = true
+	}
+	if h.Service != "" && !seen[h.Service] {
+		return fault.Invalid("host %q has no system role %q, so it cannot serve it", h.ID, h.Service)
+	}
+	return nil
+}
+
+// CheckLogin refuses what cannot be an operating-system user in a certificate: a
+// principal is an exact string of letters, digits and . _ @ $ + - with no dash in
+// front, so that no reader can take it for a list or an option.
+func CheckLogin(s string) error {
+	if s == "" || len(s) > maxName || s[0] == '-' {
+		return fault.Invalid("login %q: expected 1 to %d characters, the first not a dash", clip(s), maxName)
+	}
+	for i := range len(s) {
+		if !alphanumeric(s[i]) && strings.IndexByte("._@$+-", s[i]) < 0 {
+			return fault.Invalid("login %q: only letters, digits and . _ @ $ + - may be used", clip(s))
+		}
+	}
+	return nil
+}
+
+// CheckHostID refuses what cannot be the id of a host: 1 to 64 letters, digits,
+// dashes and underscores.
+func CheckHostID(s string) error {
+	if s == "" || len(s) > maxHostID {
+		return fault.Invalid("host id %q: expected 1 to %d characters", clip(s), maxHostID)
+	}
+	for i := range len(s) {
+		if !alphanumeric(s[i]) && s[i] != '-' && s[i] != '_' {
+			return fault.Invalid("host id %q: only letters, digits, dashes and underscores may be used", clip(s))
+		}
+	}
+	return nil
+}
+
+// CheckHostname refuses what cannot be a host name or cluster name: labels of 1
+// to 63 letters, digits, dashes and underscores, joined by dots, 253 bytes in all.
+// Wildcards, a final dot and addresses are refused.
+func CheckHostname(s string) error {
+	if s == "" || len(s) > maxHostname {
+		return fault.Invalid("host name %q: expected 1 to %d characters", clip(s), maxHostname)
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return fault.Invalid("host name %q: each part between dots needs 1 to 63 characters and no dash at its ends", clip(s))
+		}
+		for i := range len(label) {
+			if !alphanumeric(label[i]) && label[i] != '-' && label[i] != '_' {
+				return fault.Invalid("host name %q: only letters, digits, dashes, underscores and dots may be used", clip(s))
+			}
+		}
+	}
+	if _, err := netip.ParseAddr(s); err == nil {
+		return fault.Invalid("host name %q is an address", s)
+	}
+	return nil
+}
+
+// checkText refuses an empty or long text and one that a terminal or a log could
+// be fooled with.
+func checkText(what, s string, limit int) error {
+	if s == "" || len(s) > limit || !utf8.ValidString(s) {
+		return fault.Invalid("%s %q: expected 1 to %d bytes of UTF-8", what, clip(s), limit)
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			return fault.Invalid("%s %q: unprintable characters may not be used", what, clip(s))
+		}
+	}
+	return nil
+}
+
+func alphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// clip shortens what an error quotes.
+func clip(s string) string {
+	const limit = 64
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit] + "..."
+}

@@ -1,0 +1,152 @@
+package identity
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"teleport/internal/fault"
+)
+
+// Names of the extensions of SSH certificates that are ours. Others, such as
+// permit-pty, say what the holder may do and are not part of the identity.
+const (
+	extensionSuffix = "@teleport"
+	extCluster      = "teleport-cluster" + extensionSuffix
+	extHost         = "teleport-host" + extensionSuffix
+	extUser         = "teleport-user" + extensionSuffix
+	extRoles        = "teleport-roles" + extensionSuffix
+	extTraits       = "teleport-traits" + extensionSuffix
+)
+
+// EncodeSSH writes the identity into an SSH certificate: type, key id, extensions
+// and, for a user, the principals. A host's principals, keys and validity are the
+// signer's. A user without logins is refused: readers of SSH certificates take an
+// empty list for anybody.
+func (id *Identity) EncodeSSH(c *ssh.Certificate) error {
+	if err := id.Check(); err != nil {
+		return err
+	}
+	if c.Extensions == nil {
+		c.Extensions = map[string]string{}
+	}
+	parts := map[string]any{extCluster: id.Cluster}
+	if u := id.User; u != nil {
+		if len(u.Logins) == 0 {
+			return fault.Invalid("user %q has no logins, so there is no SSH certificate for them", u.Name)
+		}
+		c.CertType, c.KeyId = ssh.UserCert, u.Name
+		c.ValidPrincipals = slices.Clone(u.Logins)
+		parts[extUser] = u.Name
+		if len(u.Roles) > 0 {
+			parts[extRoles] = u.Roles
+		}
+		if len(u.Traits) > 0 {
+			parts[extTraits] = u.Traits
+		}
+	} else {
+		c.CertType, c.KeyId = ssh.HostCert, id.Host.ID+"."+id.Cluster
+		parts[extHost] = id.payload().Host
+	}
+	for name, part := range parts {
+		value, err := marshal(part)
+		if err != nil {
+			return err
+		}
+		c.Extensions[name] = string(value)
+	}
+	return nil
+}
+
+// FromSSH reads the identity of a certificate whose signature was checked, with
+// the times between which the certificate is valid. Whether the authority that
+// signed it may name such an identity is for the caller (package ca) to say.
+func FromSSH(c *ssh.Certificate) (*Identity, error) {
+	if c == nil {
+		return nil, fault.Invalid("certificate is missing")
+	}
+	id := &Identity{}
+	var keyID string
+	var known []string
+	if err := extension(c, extCluster, &id.Cluster); err != nil {
+		return nil, err
+	}
+	switch c.CertType {
+	case ssh.UserCert:
+		u, err := userFromSSH(c)
+		if err != nil {
+			return nil, err
+		}
+		id.User, keyID = u, u.Name
+		known = []string{extCluster, extUser, extRoles, extTraits}
+	case ssh.HostCert:
+		var h hostPayload
+		if err := extension(c, extHost, &h); err != nil {
+			return nil, err
+		}
+		id.Host = h.host()
+		keyID = h.ID + "." + id.Cluster
+		known = []string{extCluster, extHost}
+	default:
+		return nil, fault.Invalid("SSH certificate has an unknown type %d", c.CertType)
+	}
+	for name := range c.Extensions {
+		if strings.HasSuffix(name, extensionSuffix) && !slices.Contains(known, name) {
+			return nil, fault.Invalid("SSH certificate has an unknown extension %q", clip(name))
+		}
+	}
+	if err := id.Check(); err != nil {
+		return nil, err
+	}
+	if c.KeyId != keyID {
+		return nil, fault.Invalid("SSH certificate has the key id %q, expected %q", clip(c.KeyId), clip(keyID))
+	}
+	var err error
+	if id.Issued, err = sshTime(c.ValidAfter); err != nil {
+		return nil, err
+	}
+	if id.Expires, err = sshTime(c.ValidBefore); err != nil {
+		return nil, err
+	}
+	return id, nil
+}
+
+func userFromSSH(c *ssh.Certificate) (*User, error) {
+	u := &User{Logins: slices.Clone(c.ValidPrincipals)}
+	if len(u.Logins) == 0 {
+		return nil, fault.Invalid("SSH certificate has no principals, so it is nobody's")
+	}
+	if err := extension(c, extUser, &u.Name); err != nil {
+		return nil, err
+	}
+	if _, ok := c.Extensions[extRoles]; ok {
+		if err := extension(c, extRoles, &u.Roles); err != nil {
+			return nil, err
+		}
+	}
+	if _, ok := c.Extensions[extTraits]; ok {
+		if err := extension(c, extTraits, &u.Traits); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+func extension(c *ssh.Certificate, name string, v any) error {
+	value, ok := c.Extensions[name]
+	if !ok {
+		return fault.Invalid("SSH certificate has no extension %q: it was not made by a Teleport cluster", name)
+	}
+	return unmarshal([]byte(value), v)
+}
+
+// sshTime reads a bound of validity. Certificates without an end are not ours.
+func sshTime(t uint64) (time.Time, error) {
+	if t > math.MaxInt64/2 {
+		return time.Time{}, fault.Invalid("SSH certificate has no bounded validity")
+	}
+	return time.Unix(int64(t), 0).UTC(), nil
+}
