@@ -336,3 +336,50 @@ func TestStreamErrorsHaveKinds(t *testing.T) {
 		t.Errorf("Recv = %v with code %q, want ErrDenied because", err, fault.Code(err))
 	}
 }
+
+func TestConnRenew(t *testing.T) {
+	w := start(t, &service{status: whoami})
+	name := "alice"
+	conf := &tls.Config{
+		RootCAs: w.pool, ServerName: "server", MinVersion: tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert := certificate(t, name)
+			return &cert, nil
+		},
+	}
+	conn, err := rpc.NewConn(rpc.DialConfig{Addr: w.addr, TLS: conf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := statusv1.NewStatusServiceClient(conn)
+	ask := func() string {
+		t.Helper()
+		resp, err := client.GetStatus(t.Context(), &statusv1.GetStatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Split(resp.GetClusterName(), "|")[0]
+	}
+	if got := ask(); got != "alice" {
+		t.Fatalf("caller = %q, want alice", got)
+	}
+	name = "bob"
+	if got := ask(); got != "alice" {
+		t.Fatalf("caller before Renew = %q, want alice", got)
+	}
+	if err := conn.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(); got != "bob" {
+		t.Errorf("caller after Renew = %q, want bob", got)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.GetStatus(t.Context(), &statusv1.GetStatusRequest{}); !errors.Is(err, fault.ErrUnreachable) {
+		t.Errorf("call after Close = %v, want ErrUnreachable", err)
+	}
+	if err := conn.Renew(); !errors.Is(err, fault.ErrUnreachable) {
+		t.Errorf("Renew after Close = %v, want ErrUnreachable", err)
+	}
+}
