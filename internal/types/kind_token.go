@@ -1,0 +1,102 @@
+package types
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	typesv1 "teleport/api/types/v1"
+)
+
+// JoinMethodToken is the join method that proves knowledge of a secret token.
+const JoinMethodToken = "token"
+
+func tokenKind() KindInfo {
+	return KindInfo{
+		Name: KindToken, Plural: "tokens",
+		New:      func() Resource { return &typesv1.Token{} },
+		Defaults: defaults(defaultToken),
+		Validate: validate(validateToken),
+		Secret: secret(func(t *typesv1.Token) {
+			if t.Status != nil {
+				t.Status.Verifier = nil
+			}
+		}),
+		Columns: []Column{
+			nameColumn("Token"),
+			column("Type", func(t *typesv1.Token) string { return strings.Join(t.GetSpec().GetRoles(), ",") }),
+			column("Labels", func(t *typesv1.Token) string { return labelText(t.GetMetadata().GetLabels()) }),
+			column("Expiry Time (UTC)", func(t *typesv1.Token) string {
+				if e := t.GetMetadata().GetExpires(); e != nil {
+					return e.AsTime().UTC().Format("02 Jan 06 15:04 UTC")
+				}
+				return "never"
+			}),
+		},
+		Writable: true, Served: true,
+		versions: []string{"v2"},
+		name:     validTokenName,
+	}
+}
+
+func labelText(labels map[string]string) string {
+	parts := make([]string, 0, len(labels))
+	for _, k := range sortedKeys(labels) {
+		parts = append(parts, k+"="+labels[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+// defaultToken spells the roles as the certificates do, and makes tokens of bots
+// single-use.
+func defaultToken(t *typesv1.Token) {
+	if t.Spec == nil {
+		t.Spec = &typesv1.TokenSpec{}
+	}
+	s := t.Spec
+	if s.JoinMethod == "" {
+		s.JoinMethod = JoinMethodToken
+	}
+	for i, name := range s.Roles {
+		if r, err := ParseSystemRole(name); err == nil {
+			s.Roles[i] = string(r)
+		}
+	}
+	if slices.Contains(s.Roles, string(RoleBot)) && s.MaxUses == 0 {
+		s.MaxUses = 1
+	}
+}
+
+func validateToken(t *typesv1.Token, c *checker) {
+	s := t.GetSpec()
+	if len(s.GetRoles()) == 0 {
+		c.add("spec.roles", "missing: name the services that the token admits, such as Node")
+	}
+	seen := make(map[SystemRole]bool)
+	for i, name := range s.GetRoles() {
+		at := fmt.Sprintf("spec.roles[%d]", i)
+		r, err := ParseSystemRole(name)
+		switch {
+		case err != nil:
+			c.check(at, err)
+		case seen[r]:
+			c.add(at, "%q is there twice", name)
+		}
+		seen[r] = true
+	}
+	if m := s.GetJoinMethod(); m != JoinMethodToken {
+		c.add("spec.join_method", "join method %q is not supported by this version: use %q", m, JoinMethodToken)
+	}
+	switch {
+	case s.GetBotName() == "":
+	case !seen[RoleBot]:
+		c.add("spec.bot_name", "only goes with the role %s", RoleBot)
+	default:
+		c.check("spec.bot_name", ValidName(s.GetBotName()))
+	}
+	if seen[RoleBot] && s.GetMaxUses() > 1 {
+		c.add("spec.max_uses", "%d: a token with the role %s is good for one use", s.GetMaxUses(), RoleBot)
+	}
+	c.labels("spec.labels", s.GetLabels())
+	c.time("status.created", t.GetStatus().GetCreated())
+}

@@ -1,0 +1,46 @@
+package types
+
+import (
+	typesv1 "teleport/api/types/v1"
+)
+
+// Names of the roles that every cluster starts with.
+const (
+	PresetAccess  = "access"
+	PresetEditor  = "editor"
+	PresetAuditor = "auditor"
+)
+
+// PresetRoles returns the roles that a cluster starts with: access (use
+// resources), editor (administer) and auditor (read what happened).
+func PresetRoles() []*typesv1.Role {
+	preset := func(name, description string, allow *typesv1.RoleConditions) *typesv1.Role {
+		return &typesv1.Role{
+			Kind: KindRole, Version: roleKind().Version(),
+			Metadata: &typesv1.Metadata{Name: name, Description: description},
+			Spec:     &typesv1.RoleSpec{Allow: allow},
+		}
+	}
+	reads := []string{VerbList, VerbRead}
+	return []*typesv1.Role{
+		preset(PresetAccess, "Access cluster resources", &typesv1.RoleConditions{
+			Logins:     []string{"{{internal.logins}}"},
+			NodeLabels: everyLabel(),
+		}),
+		preset(PresetEditor, "Edit cluster configuration", &typesv1.RoleConditions{
+			Rules: []*typesv1.Rule{{
+				Resources: []string{
+					KindUser, KindRole, KindToken, KindNode, KindProxy, KindAuthServer, KindInstance,
+					KindCertAuthority, KindEvent, KindSession,
+				},
+				Verbs: []string{Wildcard},
+			}},
+		}),
+		preset(PresetAuditor, "Review cluster events and sessions", &typesv1.RoleConditions{
+			Rules: []*typesv1.Rule{
+				{Resources: []string{KindEvent, KindSession}, Verbs: reads},
+				{Resources: []string{KindNode}, Verbs: reads},
+			},
+		}),
+	}
+}
