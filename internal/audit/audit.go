@@ -1,7 +1,16 @@
 // Package audit defines the audit events: their types, codes and fields, the JSON
 // line each becomes, and the log files of lines. Storing events is the store's
 // work, so that an action and its event commit together.
+//
+// Fields keep their documented names: user, login, sid, server_id,
+// server_hostname, addr.remote, addr.local, namespace, proto, success, error.
 package audit
+
+import (
+	"google.golang.org/protobuf/types/known/structpb"
+
+	auditv1 "teleport/api/audit/v1"
+)
 
 // Kind is a type of event with its outcome: the type and the unique code.
 type Kind struct {
@@ -47,3 +56,42 @@ var (
 	NodeDelete          = Kind{"node.delete", "TND00I"}
 	InstanceDelete      = Kind{"instance.delete", "TIN00I"}
 )
+
+// Kinds lists every kind.
+func Kinds() []Kind {
+	return []Kind{
+		UserLogin, UserLoginFailure, UserCreate, UserUpdate, UserDelete, PasswordChange, MFAAdd, ResetPasswordToken,
+		SessionStart, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
+		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, ClientDisconnect,
+		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
+		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete,
+	}
+}
+
+// KindOf returns the kind of an event, and whether its type and code belong
+// together in the list of kinds.
+func KindOf(e *auditv1.Event) (Kind, bool) {
+	for _, k := range Kinds() {
+		if k.Code == e.GetCode() && k.Type == e.GetEvent() {
+			return k, true
+		}
+	}
+	return Kind{}, false
+}
+
+// New returns an event of the kind. Values may be strings, numbers, booleans,
+// times, durations, errors, stringers, and lists and maps of them. Whatever is
+// too big is cut with a mark that says how much is missing; no field is left
+// out. The store sets time, uid and cluster name when it commits the event.
+func New(k Kind, fields map[string]any) *auditv1.Event {
+	return &auditv1.Event{Event: k.Type, Code: k.Code, Fields: fitFields(func(limit int) *structpb.Struct {
+		return makeStruct(fields, limit)
+	})}
+}
+
+// Clamp cuts the fields of an event that came from another process to the size
+// that New would have made, in place.
+func Clamp(e *auditv1.Event) {
+	original := e.GetFields()
+	e.Fields = fitFields(func(limit int) *structpb.Struct { return clampStruct(original, limit, 0) })
+}

@@ -1,0 +1,39 @@
+package access
+
+import (
+	"errors"
+
+	typesv1 "teleport/api/types/v1"
+
+	"teleport/internal/fault"
+	"teleport/internal/types"
+)
+
+// Check finds what this package could not decide about a role, however its
+// holder's traits are: unknown templates, patterns that do not compile, a `*`
+// where it does not work, durations that are none. types.Check has looked at the
+// role's form; this is to be called after it, before a role is stored.
+func Check(r *typesv1.Role) error {
+	var errs []error
+	if text := r.GetSpec().GetOptions().GetMaxSessionTtl(); text != "" {
+		if _, err := types.ParseDuration(text); err != nil {
+			errs = append(errs, fault.Invalid("spec.options.max_session_ttl: %w", err))
+		}
+	}
+	allow := compileCondition(r.GetSpec().GetAllow(), nil, false)
+	deny := compileCondition(r.GetSpec().GetDeny(), nil, true)
+	for _, part := range []struct {
+		path string
+		err  error
+	}{
+		{"spec.allow.logins", allow.loginsBroken},
+		{"spec.allow.node_labels", allow.labels.broken},
+		{"spec.deny.logins", deny.loginsBroken},
+		{"spec.deny.node_labels", deny.labels.broken},
+	} {
+		if part.err != nil {
+			errs = append(errs, fault.Invalid("%s: %w", part.path, part.err))
+		}
+	}
+	return errors.Join(errs...)
+}
