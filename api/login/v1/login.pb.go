@@ -150,10 +150,13 @@ func (x *GetInvitationResponse) GetClusterName() string {
 }
 
 type RedeemInvitationRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
-	TotpCode      string                 `protobuf:"bytes,3,opt,name=totp_code,json=totpCode,proto3" json:"totp_code,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Token    string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Password string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	TotpCode string                 `protobuf:"bytes,3,opt,name=totp_code,json=totpCode,proto3" json:"totp_code,omitempty"`
+	// Optional: log in at once.
+	Keys          *PublicKeys          `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`
+	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -209,9 +212,25 @@ func (x *RedeemInvitationRequest) GetTotpCode() string {
 	return ""
 }
 
+func (x *RedeemInvitationRequest) GetKeys() *PublicKeys {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *RedeemInvitationRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 type RedeemInvitationResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// Set if the request had keys.
+	Certificates  *UserCertificates `protobuf:"bytes,2,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +270,13 @@ func (x *RedeemInvitationResponse) GetUser() string {
 		return x.User
 	}
 	return ""
+}
+
+func (x *RedeemInvitationResponse) GetCertificates() *UserCertificates {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
 }
 
 type LoginRequest struct {
@@ -546,13 +572,16 @@ const file_teleport_login_v1_login_proto_rawDesc = "" +
 	"totpSecret\x12\x19\n" +
 	"\btotp_url\x18\x03 \x01(\tR\atotpUrl\x124\n" +
 	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12!\n" +
-	"\fcluster_name\x18\x05 \x01(\tR\vclusterName\"h\n" +
+	"\fcluster_name\x18\x05 \x01(\tR\vclusterName\"\xc8\x01\n" +
 	"\x17RedeemInvitationRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x1b\n" +
-	"\ttotp_code\x18\x03 \x01(\tR\btotpCode\".\n" +
+	"\ttotp_code\x18\x03 \x01(\tR\btotpCode\x121\n" +
+	"\x04keys\x18\x04 \x01(\v2\x1d.teleport.login.v1.PublicKeysR\x04keys\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"w\n" +
 	"\x18RedeemInvitationResponse\x12\x12\n" +
-	"\x04user\x18\x01 \x01(\tR\x04user\"\xbb\x01\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12G\n" +
+	"\fcertificates\x18\x02 \x01(\v2#.teleport.login.v1.UserCertificatesR\fcertificates\"\xbb\x01\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
 	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x1b\n" +
@@ -607,22 +636,25 @@ var file_teleport_login_v1_login_proto_goTypes = []any{
 }
 var file_teleport_login_v1_login_proto_depIdxs = []int32{
 	8,  // 0: teleport.login.v1.GetInvitationResponse.expires:type_name -> google.protobuf.Timestamp
-	6,  // 1: teleport.login.v1.LoginRequest.keys:type_name -> teleport.login.v1.PublicKeys
-	9,  // 2: teleport.login.v1.LoginRequest.ttl:type_name -> google.protobuf.Duration
-	7,  // 3: teleport.login.v1.LoginResponse.certificates:type_name -> teleport.login.v1.UserCertificates
-	10, // 4: teleport.login.v1.UserCertificates.authorities:type_name -> teleport.types.v1.CertAuthority
-	8,  // 5: teleport.login.v1.UserCertificates.expires:type_name -> google.protobuf.Timestamp
-	0,  // 6: teleport.login.v1.LoginService.GetInvitation:input_type -> teleport.login.v1.GetInvitationRequest
-	2,  // 7: teleport.login.v1.LoginService.RedeemInvitation:input_type -> teleport.login.v1.RedeemInvitationRequest
-	4,  // 8: teleport.login.v1.LoginService.Login:input_type -> teleport.login.v1.LoginRequest
-	1,  // 9: teleport.login.v1.LoginService.GetInvitation:output_type -> teleport.login.v1.GetInvitationResponse
-	3,  // 10: teleport.login.v1.LoginService.RedeemInvitation:output_type -> teleport.login.v1.RedeemInvitationResponse
-	5,  // 11: teleport.login.v1.LoginService.Login:output_type -> teleport.login.v1.LoginResponse
-	9,  // [9:12] is the sub-list for method output_type
-	6,  // [6:9] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	6,  // 1: teleport.login.v1.RedeemInvitationRequest.keys:type_name -> teleport.login.v1.PublicKeys
+	9,  // 2: teleport.login.v1.RedeemInvitationRequest.ttl:type_name -> google.protobuf.Duration
+	7,  // 3: teleport.login.v1.RedeemInvitationResponse.certificates:type_name -> teleport.login.v1.UserCertificates
+	6,  // 4: teleport.login.v1.LoginRequest.keys:type_name -> teleport.login.v1.PublicKeys
+	9,  // 5: teleport.login.v1.LoginRequest.ttl:type_name -> google.protobuf.Duration
+	7,  // 6: teleport.login.v1.LoginResponse.certificates:type_name -> teleport.login.v1.UserCertificates
+	10, // 7: teleport.login.v1.UserCertificates.authorities:type_name -> teleport.types.v1.CertAuthority
+	8,  // 8: teleport.login.v1.UserCertificates.expires:type_name -> google.protobuf.Timestamp
+	0,  // 9: teleport.login.v1.LoginService.GetInvitation:input_type -> teleport.login.v1.GetInvitationRequest
+	2,  // 10: teleport.login.v1.LoginService.RedeemInvitation:input_type -> teleport.login.v1.RedeemInvitationRequest
+	4,  // 11: teleport.login.v1.LoginService.Login:input_type -> teleport.login.v1.LoginRequest
+	1,  // 12: teleport.login.v1.LoginService.GetInvitation:output_type -> teleport.login.v1.GetInvitationResponse
+	3,  // 13: teleport.login.v1.LoginService.RedeemInvitation:output_type -> teleport.login.v1.RedeemInvitationResponse
+	5,  // 14: teleport.login.v1.LoginService.Login:output_type -> teleport.login.v1.LoginResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_teleport_login_v1_login_proto_init() }

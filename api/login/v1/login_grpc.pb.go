@@ -33,7 +33,9 @@ const (
 type LoginServiceClient interface {
 	// Says whom an invitation is for and offers the TOTP secret.
 	GetInvitation(ctx context.Context, in *GetInvitationRequest, opts ...grpc.CallOption) (*GetInvitationResponse, error)
-	// Sets password and second factor; the invitation is used up.
+	// Sets password and second factor; the invitation is used up. With keys in the
+	// request the answer carries certificates, so that nobody has to wait for the
+	// next TOTP code (a code works once) to log in after redeeming.
 	RedeemInvitation(ctx context.Context, in *RedeemInvitationRequest, opts ...grpc.CallOption) (*RedeemInvitationResponse, error)
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 }
@@ -82,7 +84,9 @@ func (c *loginServiceClient) Login(ctx context.Context, in *LoginRequest, opts .
 type LoginServiceServer interface {
 	// Says whom an invitation is for and offers the TOTP secret.
 	GetInvitation(context.Context, *GetInvitationRequest) (*GetInvitationResponse, error)
-	// Sets password and second factor; the invitation is used up.
+	// Sets password and second factor; the invitation is used up. With keys in the
+	// request the answer carries certificates, so that nobody has to wait for the
+	// next TOTP code (a code works once) to log in after redeeming.
 	RedeemInvitation(context.Context, *RedeemInvitationRequest) (*RedeemInvitationResponse, error)
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
 	mustEmbedUnimplementedLoginServiceServer()
