@@ -11,15 +11,16 @@ import (
 	"teleport/internal/fault"
 )
 
-// Names of the extensions of SSH certificates that are ours. Others, such as
-// permit-pty, say what the holder may do and are not part of the identity.
+// SSHExtensionSuffix ends the names of the SSH extensions that are ours. Others,
+// such as permit-pty, say what the holder may do and are not part of the identity.
+const SSHExtensionSuffix = "@teleport"
+
 const (
-	extensionSuffix = "@teleport"
-	extCluster      = "teleport-cluster" + extensionSuffix
-	extHost         = "teleport-host" + extensionSuffix
-	extUser         = "teleport-user" + extensionSuffix
-	extRoles        = "teleport-roles" + extensionSuffix
-	extTraits       = "teleport-traits" + extensionSuffix
+	extCluster = "teleport-cluster" + SSHExtensionSuffix
+	extHost    = "teleport-host" + SSHExtensionSuffix
+	extUser    = "teleport-user" + SSHExtensionSuffix
+	extRoles   = "teleport-roles" + SSHExtensionSuffix
+	extTraits  = "teleport-traits" + SSHExtensionSuffix
 )
 
 // EncodeSSH writes the identity into an SSH certificate: type, key id, extensions
@@ -94,7 +95,7 @@ func FromSSH(c *ssh.Certificate) (*Identity, error) {
 		return nil, fault.Invalid("SSH certificate has an unknown type %d", c.CertType)
 	}
 	for name := range c.Extensions {
-		if strings.HasSuffix(name, extensionSuffix) && !slices.Contains(known, name) {
+		if strings.HasSuffix(name, SSHExtensionSuffix) && !slices.Contains(known, name) {
 			return nil, fault.Invalid("SSH certificate has an unknown extension %q", clip(name))
 		}
 	}
@@ -105,10 +106,8 @@ func FromSSH(c *ssh.Certificate) (*Identity, error) {
 		return nil, fault.Invalid("SSH certificate has the key id %q, expected %q", clip(c.KeyId), clip(keyID))
 	}
 	var err error
-	if id.Issued, err = sshTime(c.ValidAfter); err != nil {
-		return nil, err
-	}
-	if id.Expires, err = sshTime(c.ValidBefore); err != nil {
+	id.Issued, id.Expires, err = SSHTimes(c)
+	if err != nil {
 		return nil, err
 	}
 	return id, nil
@@ -132,6 +131,11 @@ func userFromSSH(c *ssh.Certificate) (*User, error) {
 			return nil, err
 		}
 	}
+	for name, size := range map[string]int{extRoles: len(u.Roles), extTraits: len(u.Traits)} {
+		if _, ok := c.Extensions[name]; ok && size == 0 {
+			return nil, fault.Invalid("SSH certificate has an empty extension %q", name)
+		}
+	}
 	return u, nil
 }
 
@@ -143,10 +147,12 @@ func extension(c *ssh.Certificate, name string, v any) error {
 	return unmarshal([]byte(value), v)
 }
 
-// sshTime reads a bound of validity. Certificates without an end are not ours.
-func sshTime(t uint64) (time.Time, error) {
-	if t > math.MaxInt64/2 {
-		return time.Time{}, fault.Invalid("SSH certificate has no bounded validity")
+// SSHTimes returns the times between which the certificate is valid. Certificates
+// without an end are refused.
+func SSHTimes(c *ssh.Certificate) (from, to time.Time, err error) {
+	const most = math.MaxInt64 / 2
+	if c.ValidAfter > most || c.ValidBefore > most {
+		return from, to, fault.Invalid("SSH certificate has no bounded validity")
 	}
-	return time.Unix(int64(t), 0).UTC(), nil
+	return time.Unix(int64(c.ValidAfter), 0).UTC(), time.Unix(int64(c.ValidBefore), 0).UTC(), nil
 }

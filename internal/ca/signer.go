@@ -1,0 +1,175 @@
+package ca
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/fault"
+	"teleport/internal/keystore"
+)
+
+// Signer signs with the active keys of a cluster's host and user authorities. It
+// may be used from several goroutines at once.
+type Signer struct {
+	cluster    string
+	now        func() time.Time
+	host, user authority
+}
+
+// authority is one pair of signing keys.
+type authority struct {
+	cert *x509.Certificate
+	tls  crypto.Signer
+	ssh  ssh.Signer
+}
+
+// NewSigner returns a signer for the cluster of the authorities, which must
+// include host and user with the references of their private keys; others are
+// not used here.
+func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() time.Time) (*Signer, error) {
+	if ks == nil || now == nil {
+		return nil, fault.Invalid("signer needs a keystore and a clock")
+	}
+	cluster, err := clusterOf(cas)
+	if err != nil {
+		return nil, err
+	}
+	s := &Signer{cluster: cluster, now: now}
+	for _, c := range cas {
+		switch c.GetSpec().GetType() {
+		case TypeHost:
+			s.host, err = openAuthority(ks, c)
+		case TypeUser:
+			s.user, err = openAuthority(ks, c)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open the %s certificate authority: %w", c.GetSpec().GetType(), err)
+		}
+	}
+	if s.host.cert == nil || s.user.cert == nil {
+		return nil, fault.Invalid("signer needs the host and the user certificate authority")
+	}
+	return s, nil
+}
+
+// Cluster returns the name of the cluster that the signer signs for.
+func (s *Signer) Cluster() string { return s.cluster }
+
+// openAuthority loads the first active key of each kind, and makes sure that the
+// private keys are those of the public ones.
+func openAuthority(ks keystore.Keystore, c *typesv1.CertAuthority) (authority, error) {
+	active := c.GetSpec().GetActiveKeys()
+	if len(active.GetTls()) == 0 || len(active.GetSsh()) == 0 {
+		return authority{}, fault.Invalid("it has no active keys")
+	}
+	cert, err := parseAuthority(c.GetSpec().GetClusterName(), active.GetTls()[0].GetCert())
+	if err != nil {
+		return authority{}, err
+	}
+	tlsKey, err := ks.Signer(active.GetTls()[0].GetPrivateKey())
+	if err != nil {
+		return authority{}, fmt.Errorf("TLS key: %w", err)
+	}
+	if !samePublic(cert.PublicKey, tlsKey.Public()) {
+		return authority{}, fault.Invalid("its TLS key is not that of its certificate")
+	}
+	public, err := parseAuthorizedKey(active.GetSsh()[0].GetPublicKey())
+	if err != nil {
+		return authority{}, err
+	}
+	sshKey, err := ks.Signer(active.GetSsh()[0].GetPrivateKey())
+	if err != nil {
+		return authority{}, fmt.Errorf("SSH key: %w", err)
+	}
+	sshSigner, err := ssh.NewSignerFromSigner(sshKey)
+	if err != nil {
+		return authority{}, fmt.Errorf("SSH key: %w", err)
+	}
+	if !sameSSH(public, sshSigner.PublicKey()) {
+		return authority{}, fault.Invalid("its SSH private key is not that of its public key")
+	}
+	return authority{cert: cert, tls: tlsKey, ssh: sshSigner}, nil
+}
+
+// SignAsHostCA signs the SHA-256 digest with the active TLS key of the host
+// authority and returns an ASN.1 ECDSA signature, see Trust.VerifyHostSignature.
+func (s *Signer) SignAsHostCA(digest [32]byte) ([]byte, error) {
+	if _, ok := s.host.tls.Public().(*ecdsa.PublicKey); !ok {
+		return nil, fault.Unsupported("the host certificate authority has no ECDSA key")
+	}
+	sig, err := s.host.tls.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign as host certificate authority: %w", err)
+	}
+	return sig, nil
+}
+
+// validity returns the times between which a certificate of the authority is
+// valid: whole seconds, and never beyond the authority's own.
+func (s *Signer) validity(a authority, ttl time.Duration) (from, to time.Time, err error) {
+	now := s.now().UTC()
+	from, to = now.Add(-backdate).Truncate(time.Second), now.Add(ttl).Truncate(time.Second)
+	if from.Before(a.cert.NotBefore) {
+		from = a.cert.NotBefore
+	}
+	if to.After(a.cert.NotAfter) {
+		to = a.cert.NotAfter
+	}
+	if !to.After(now) || !to.After(from) {
+		return from, to, fault.Invalid("certificate authority %q is valid from %s to %s, but the clock says %s: check the clock, or rotate the authority",
+			a.cert.Subject.CommonName, stamp(a.cert.NotBefore), stamp(a.cert.NotAfter), stamp(now))
+	}
+	return from, to, nil
+}
+
+// signTLS signs the template for the key, and returns the certificate as others
+// will read it.
+func (a authority) signTLS(template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, error) {
+	serial, err := serialNumber()
+	if err != nil {
+		return nil, err
+	}
+	template.SerialNumber = serial
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, public, a.tls)
+	if err != nil {
+		return nil, fmt.Errorf("sign TLS certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read back TLS certificate: %w", err)
+	}
+	return cert, nil
+}
+
+// signSSH fills serial and signature of the certificate.
+func (a authority) signSSH(cert *ssh.Certificate) error {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return fmt.Errorf("make serial number: %w", err)
+	}
+	for _, c := range b {
+		cert.Serial = cert.Serial<<8 | uint64(c)
+	}
+	if err := cert.SignCert(rand.Reader, a.ssh); err != nil {
+		return fmt.Errorf("sign SSH certificate: %w", err)
+	}
+	return nil
+}
+
+// ownKey reports whether the public key is one that the signer signs with: an
+// authority is never the holder of a certificate.
+func (s *Signer) ownKey(tlsKey crypto.PublicKey, sshKey ssh.PublicKey) bool {
+	return slices.ContainsFunc([]authority{s.host, s.user}, func(a authority) bool {
+		return tlsKey != nil && samePublic(a.cert.PublicKey, tlsKey) || sshKey != nil && sameSSH(a.ssh.PublicKey(), sshKey)
+	})
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
