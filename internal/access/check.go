@@ -1,11 +1,8 @@
 package access
 
 import (
-	"errors"
-
 	typesv1 "teleport/api/types/v1"
 
-	"teleport/internal/fault"
 	"teleport/internal/types"
 )
 
@@ -14,10 +11,10 @@ import (
 // where it does not work, durations that are none. types.Check has looked at the
 // role's form; this is to be called after it, before a role is stored.
 func Check(r *typesv1.Role) error {
-	var errs []error
+	var problems types.Problems
 	if text := r.GetSpec().GetOptions().GetMaxSessionTtl(); text != "" {
 		if _, err := types.ParseDuration(text); err != nil {
-			errs = append(errs, fault.Invalid("spec.options.max_session_ttl: %w", err))
+			problems = append(problems, types.Problem{Path: "spec.options.max_session_ttl", Text: err.Error()})
 		}
 	}
 	allow := compileCondition(r.GetSpec().GetAllow(), nil, false)
@@ -32,8 +29,11 @@ func Check(r *typesv1.Role) error {
 		{"spec.deny.node_labels", deny.labels.broken},
 	} {
 		if part.err != nil {
-			errs = append(errs, fault.Invalid("%s: %w", part.path, part.err))
+			problems = append(problems, types.Problem{Path: part.path, Text: part.err.Error()})
 		}
 	}
-	return errors.Join(errs...)
+	if len(problems) == 0 {
+		return nil
+	}
+	return problems
 }

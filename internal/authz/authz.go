@@ -1,0 +1,181 @@
+// Package authz decides who may call what: one table with a row for every RPC of
+// the API, and for people the role rules behind it. An RPC without a row is
+// refused. It asks package access about roles and does not know what a call does.
+//
+// A caller that is refused hears that it is, and what to do; which rule refused
+// is the cause of the error (see Reason) and goes to the log.
+package authz
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	auditv1 "teleport/api/audit/v1"
+	typesv1 "teleport/api/types/v1"
+
+	"teleport/internal/access"
+	"teleport/internal/audit"
+	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/rpc"
+	"teleport/internal/types"
+)
+
+// RolesFunc returns the roles of the names, as they are now; a name that does not
+// exist is left out.
+type RolesFunc func(ctx context.Context, names []string) ([]*typesv1.Role, error)
+
+// Authorizer decides about callers. It has no state but the roles it asks for.
+type Authorizer struct {
+	roles RolesFunc
+	log   *slog.Logger
+}
+
+// New returns an Authorizer that takes roles from the function.
+func New(roles RolesFunc) *Authorizer {
+	return &Authorizer{roles: roles, log: slog.New(slog.DiscardHandler)}
+}
+
+// WithLog returns an Authorizer that writes every refusal and its reason to the log.
+func (a *Authorizer) WithLog(log *slog.Logger) *Authorizer {
+	return &Authorizer{roles: a.roles, log: log}
+}
+
+// Authorize decides whether the caller may make a call of the method, named
+// "/package.Service/Method". Where the row names a kind and a verb the caller's
+// roles are asked; where it leaves that to the handler, the handler calls Verb.
+func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMethod string) error {
+	r, ok := table[fullMethod]
+	if !ok {
+		return a.refuse(ctx, caller, fault.Denied("access denied: %s is not open to anybody", fullMethod), "method", fullMethod)
+	}
+	if err := r.admits(caller); err != nil {
+		return a.refuse(ctx, caller, err, "method", fullMethod)
+	}
+	if r.kind == "" || caller.User() == nil {
+		return nil
+	}
+	return a.Verb(ctx, caller, r.kind, r.verb)
+}
+
+// Verb decides whether the caller may do the verb to resources of the kind. The
+// local administrator may; a user needs a role that allows it; nobody else may.
+func (a *Authorizer) Verb(ctx context.Context, caller rpc.Caller, kind, verb string) error {
+	if caller.Local {
+		return nil
+	}
+	if caller.User() == nil {
+		err := denied(fmt.Sprintf("%q is no user, and only users act on resources", caller.Name()), "access denied: only users may %s %s", verb, kind)
+		if caller.Anonymous() {
+			err = unauthenticated()
+		}
+		return a.refuse(ctx, caller, err, "kind", kind, "verb", verb)
+	}
+	subject, err := a.Subject(ctx, caller)
+	if err != nil {
+		return err
+	}
+	d := access.Verb(subject, kind, verb)
+	if d.Allowed {
+		return nil
+	}
+	err = denied(d.Reason, "access denied: your roles do not allow you to %s %s", verb, kind)
+	return a.refuse(ctx, caller, err, "kind", kind, "verb", verb)
+}
+
+// Subject returns the caller, a user, with its roles as they are now.
+func (a *Authorizer) Subject(ctx context.Context, caller rpc.Caller) (access.Subject, error) {
+	user := caller.User()
+	if user == nil {
+		return access.Subject{}, denied(fmt.Sprintf("%q is no user", caller.Name()), "access denied: log in as a user")
+	}
+	roles, err := a.roles(ctx, user.Roles)
+	if err != nil {
+		return access.Subject{}, fmt.Errorf("load roles of user %q: %w", user.Name, err)
+	}
+	return access.Subject{User: user.Name, Roles: roles, Traits: user.Traits}, nil
+}
+
+// refuse logs a refusal and returns it.
+func (a *Authorizer) refuse(ctx context.Context, caller rpc.Caller, err error, attrs ...any) error {
+	attrs = append(attrs, "caller", caller.Name(), "addr", caller.Addr, "via", caller.Via, "reason", Reason(err))
+	a.log.InfoContext(ctx, "call refused", attrs...)
+	return err
+}
+
+// Reason returns what led to a refusal, for the log and the audit, where it is
+// more than what the caller is told; otherwise the error's message.
+func Reason(err error) string {
+	var e *fault.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &e) && e.Cause != nil:
+		return e.Cause.Error()
+	}
+	return err.Error()
+}
+
+func denied(reason, format string, args ...any) error {
+	return &fault.Error{Kind: fault.ErrDenied, Code: "access_denied", Msg: fmt.Sprintf(format, args...), Cause: errors.New(reason)}
+}
+
+func unauthenticated() error {
+	return fault.New(fault.ErrUnauthenticated, "not logged in: log in with tsh login").WithCode("not_logged_in")
+}
+
+// MayEmit decides whether the caller may send the event to the audit log: a host,
+// and only events that its services make. A service's certificate speaks for that
+// service, a process-level certificate for all services of the process. An event
+// of a node that names a server must name the caller.
+func MayEmit(caller rpc.Caller, event *auditv1.Event) error {
+	host := caller.Host()
+	if host == nil {
+		return denied(fmt.Sprintf("%q is no host", caller.Name()), "access denied: only services of the cluster send audit events")
+	}
+	kind, ok := audit.KindOf(event)
+	if !ok {
+		return fault.Invalid("unknown audit event %q with code %q: the service may be newer than the Auth Service", event.GetEvent(), event.GetCode())
+	}
+	for _, role := range services(host) {
+		for _, k := range emits[role] {
+			if k != kind {
+				continue
+			}
+			server := event.GetFields().GetFields()["server_id"]
+			if role == types.RoleNode && server != nil && server.GetStringValue() != host.ID {
+				return fault.Denied("access denied: host %s sent an event about another server", host.ID)
+			}
+			return nil
+		}
+	}
+	return fault.Denied("access denied: a host with the roles %v may not send %q events", services(host), kind.Type)
+}
+
+// MayAnnounce decides whether the caller may announce itself as a server of the
+// kind (node, proxy, auth_server) and of the name, which is its host id.
+func MayAnnounce(caller rpc.Caller, kind, name string) error {
+	host := caller.Host()
+	if host == nil {
+		return denied(fmt.Sprintf("%q is no host", caller.Name()), "access denied: only services of the cluster announce themselves")
+	}
+	if name != host.ID {
+		return fault.Denied("access denied: host %s announced a server of the name %q", host.ID, name)
+	}
+	for _, role := range services(host) {
+		if announces[role] == kind && kind != "" {
+			return nil
+		}
+	}
+	return fault.Denied("access denied: a host with the roles %v may not announce a server of kind %q", services(host), kind)
+}
+
+// services returns the system roles that a certificate speaks for.
+func services(h *identity.Host) []types.SystemRole {
+	if h.Service != "" {
+		return []types.SystemRole{h.Service}
+	}
+	return h.Roles
+}

@@ -1,0 +1,115 @@
+package authz
+
+import (
+	agentv1 "teleport/api/agent/v1"
+	auditv1 "teleport/api/audit/v1"
+	joinv1 "teleport/api/join/v1"
+	loginv1 "teleport/api/login/v1"
+	resourcev1 "teleport/api/resource/v1"
+	statusv1 "teleport/api/status/v1"
+	tokenv1 "teleport/api/token/v1"
+	userv1 "teleport/api/user/v1"
+
+	"teleport/internal/audit"
+	"teleport/internal/fault"
+	"teleport/internal/rpc"
+	"teleport/internal/types"
+)
+
+// who is a set of callers.
+type who int
+
+const (
+	// anybody needs no certificate: the call itself carries the proof.
+	anybody who = 1 << iota
+	// users have a user certificate.
+	users
+	// hosts have a host certificate, of the process or of one of its services.
+	hosts
+	// processes have a process-level host certificate.
+	processes
+	// local is the administrator on the Auth Service's own host. It has full rights,
+	// but cannot act as a host: a call that needs one is not open to it.
+	local
+)
+
+// row says who may call an RPC. If it names a kind, users also need a role that
+// allows the verb on it.
+type row struct {
+	who        who
+	kind, verb string
+}
+
+// table has a row for every RPC. The handlers of the generic resource calls get
+// the kind with the request and ask Verb themselves.
+//
+// SignUser makes certificates for any user, so whoever may create users may act
+// as each of them: who creates users can give them any role anyway. The preset
+// editor and the local administrator may.
+var table = map[string]row{
+	agentv1.AgentService_Control_FullMethodName: {who: hosts},
+
+	auditv1.AuditService_EmitEvents_FullMethodName:   {who: hosts},
+	auditv1.AuditService_SearchEvents_FullMethodName: {who: users | local, kind: types.KindEvent, verb: types.VerbList},
+
+	joinv1.JoinService_Join_FullMethodName:  {who: anybody},
+	joinv1.JoinService_Renew_FullMethodName: {who: processes},
+
+	loginv1.LoginService_GetInvitation_FullMethodName:    {who: anybody},
+	loginv1.LoginService_RedeemInvitation_FullMethodName: {who: anybody},
+	loginv1.LoginService_Login_FullMethodName:            {who: anybody},
+
+	resourcev1.ResourceService_GetResource_FullMethodName:    {who: users | local},
+	resourcev1.ResourceService_ListResources_FullMethodName:  {who: users | local},
+	resourcev1.ResourceService_CreateResource_FullMethodName: {who: users | local},
+	resourcev1.ResourceService_UpdateResource_FullMethodName: {who: users | local},
+	resourcev1.ResourceService_UpsertResource_FullMethodName: {who: users | local},
+	resourcev1.ResourceService_DeleteResource_FullMethodName: {who: users | local},
+
+	statusv1.StatusService_GetStatus_FullMethodName: {who: users | local},
+
+	tokenv1.TokenService_CreateToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbCreate},
+	tokenv1.TokenService_ListTokens_FullMethodName:  {who: users | local, kind: types.KindToken, verb: types.VerbList},
+	tokenv1.TokenService_DeleteToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbDelete},
+
+	userv1.UserService_CreateUser_FullMethodName: {who: users | local, kind: types.KindUser, verb: types.VerbCreate},
+	userv1.UserService_ResetUser_FullMethodName:  {who: users | local, kind: types.KindUser, verb: types.VerbUpdate},
+	userv1.UserService_SignUser_FullMethodName:   {who: users | local, kind: types.KindUser, verb: types.VerbCreate},
+}
+
+// emits lists the events that a service may send.
+var emits = map[types.SystemRole][]audit.Kind{
+	types.RoleNode: {
+		audit.SessionStart, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData, audit.SessionRejected,
+		audit.AuthAttemptFailure, audit.Subsystem, audit.SubsystemFailure, audit.Exec, audit.ExecFailure,
+		audit.SCPDownload, audit.SCPUpload, audit.ClientDisconnect,
+	},
+	types.RoleProxy: {audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect},
+}
+
+// announces names the kind of server resource that a service announces.
+var announces = map[types.SystemRole]string{
+	types.RoleNode:  types.KindNode,
+	types.RoleProxy: types.KindProxy,
+	types.RoleAuth:  types.KindAuthServer,
+}
+
+// admits decides by what the caller is, before any role is asked.
+func (r row) admits(c rpc.Caller) error {
+	host := c.Host()
+	switch {
+	case r.who&anybody != 0,
+		r.who&local != 0 && c.Local,
+		r.who&users != 0 && c.User() != nil,
+		r.who&(hosts|processes) != 0 && host != nil && host.Service == "",
+		r.who&hosts != 0 && host != nil:
+		return nil
+	case c.Anonymous():
+		return unauthenticated()
+	case r.who&(hosts|processes) != 0 && host == nil:
+		return fault.New(fault.ErrDenied, "access denied: only services of the cluster may make this call").WithCode("access_denied")
+	case r.who&processes != 0:
+		return fault.New(fault.ErrDenied, "access denied: use the certificate of the process, not of its service %s", host.Service).WithCode("access_denied")
+	}
+	return fault.New(fault.ErrDenied, "access denied: only users may make this call").WithCode("access_denied")
+}
