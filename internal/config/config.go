@@ -1,0 +1,197 @@
+// Package config reads teleport.yaml: strictly, with the file, line, column and
+// key of every problem in one go, into values that services can use as they
+// are. It also writes the file that `teleport configure` prints. It knows no
+// service and starts nothing; package process turns a Config into services.
+//
+// Reading is two steps. Parse turns text into a Config and refuses what is
+// misspelt, malformed or not supported by this version. Check then looks at the
+// whole, after command-line flags had their say, for fields that do not go
+// together. Load does both.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"teleport/internal/types"
+)
+
+// Paths and ports that hold when the configuration says nothing else.
+const (
+	DefaultPath    = "/etc/teleport.yaml"
+	DefaultDataDir = "/var/lib/teleport"
+
+	DefaultAuthPort  = 3025
+	DefaultProxyPort = 3080
+	DefaultSSHPort   = 3022
+)
+
+// Versions of the file's format. A file without one is V1.
+const (
+	V1 = "v1"
+	V2 = "v2"
+	V3 = "v3"
+)
+
+// MethodToken is the join method that presents a secret.
+const MethodToken = "token"
+
+// minPeriod is the shortest time between two runs of a label command.
+const minPeriod = time.Minute
+
+// Config is one process's configuration. Addresses are "host:port" (IPv6 hosts
+// in brackets), paths are absolute, and the zero value of an optional field
+// means that it was not given.
+type Config struct {
+	// Version is V1, V2 or V3.
+	Version string
+	// Nodename is the name of this host in the cluster.
+	Nodename string
+	DataDir  string
+	PIDFile  string
+	// Join says how the process gets in; auth_token ends up here as well.
+	Join JoinParams
+	// CAPins are "sha256:" pins of the cluster's host CA.
+	CAPins []string
+	// AuthServer and ProxyServer are where to find the cluster. At most one is
+	// set. The auth_servers of V1 and V2 end up in AuthServer, and there it may
+	// be the address of a Proxy.
+	AuthServer  string
+	ProxyServer string
+	// AdvertiseIP is an IP address or host name, without a port.
+	AdvertiseIP string
+	// DiagAddr is where to serve health and metrics, or empty.
+	DiagAddr string
+	Log      Log
+	Storage  Storage
+	Auth     AuthConfig
+	Proxy    ProxyConfig
+	SSH      SSHConfig
+	// Warnings are one-line remarks for the operator, to be logged at start.
+	Warnings []string
+
+	source source
+}
+
+// JoinParams says how a process proves that it may join.
+type JoinParams struct {
+	// Method is MethodToken unless the file says otherwise.
+	Method string
+	// TokenName is the secret or the absolute path of a file with it (see
+	// ReadToken). Empty means that nothing was configured.
+	TokenName string
+}
+
+// String returns the method only, because TokenName is a secret.
+func (j JoinParams) String() string {
+	if j.TokenName == "" {
+		return j.Method + " (no token)"
+	}
+	return j.Method + " (token redacted)"
+}
+
+// LogValue keeps the token out of logs.
+func (j JoinParams) LogValue() slog.Value { return slog.StringValue(j.String()) }
+
+// Storage says where an Auth Service keeps the cluster's state.
+type Storage struct {
+	// Type is "sqlite".
+	Type string
+	// Path is the directory of the database, or empty for <data_dir>/backend.
+	Path string
+}
+
+// AuthConfig is the auth_service section.
+type AuthConfig struct {
+	Enabled     bool
+	ListenAddr  string
+	PublicAddrs []string
+	// ClusterName is empty when Auth may choose one at its first start.
+	ClusterName string
+	Tokens      []StaticToken
+}
+
+// StaticToken is a join token from the file: it is in force as long as the file
+// says so. A value that was a path has been read.
+type StaticToken struct {
+	Roles []types.SystemRole
+	Value string
+}
+
+// String returns the roles only, because the value is a secret.
+func (t StaticToken) String() string { return fmt.Sprintf("%v (token redacted)", t.Roles) }
+
+// LogValue keeps the value out of logs.
+func (t StaticToken) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// ProxyConfig is the proxy_service section.
+type ProxyConfig struct {
+	Enabled       bool
+	WebListenAddr string
+	PublicAddrs   []string
+	HTTPSKeypairs []Keypair
+	// HTTPSKeypairsReloadInterval is how often to read the key pairs again; zero
+	// means never.
+	HTTPSKeypairsReloadInterval time.Duration
+}
+
+// Keypair names the files of a certificate and its key.
+type Keypair struct {
+	KeyFile  string
+	CertFile string
+}
+
+// SSHConfig is the ssh_service section.
+type SSHConfig struct {
+	Enabled     bool
+	ListenAddr  string
+	PublicAddrs []string
+	Labels      map[string]string
+	Commands    []Command
+}
+
+// Command is a label whose value is the output of a command.
+type Command struct {
+	Name    string
+	Command []string
+	Period  time.Duration
+}
+
+// Default returns the configuration of `teleport start` with no file: a whole
+// cluster (auth, proxy and ssh) in one process.
+func Default() *Config { return defaults(V3) }
+
+func defaults(version string) *Config {
+	return &Config{
+		Version:  version,
+		Nodename: hostname(),
+		DataDir:  DefaultDataDir,
+		Join:     JoinParams{Method: MethodToken},
+		Log:      defaultLog(),
+		Storage:  Storage{Type: "sqlite"},
+		Auth:     AuthConfig{Enabled: true, ListenAddr: anyAddr(DefaultAuthPort)},
+		Proxy:    ProxyConfig{Enabled: true, WebListenAddr: anyAddr(DefaultProxyPort)},
+		SSH:      SSHConfig{Enabled: true, ListenAddr: anyAddr(DefaultSSHPort), Labels: map[string]string{}},
+	}
+}
+
+func anyAddr(port int) string { return net.JoinHostPort("0.0.0.0", fmt.Sprint(port)) }
+
+// DatabaseFile returns the path of the Auth Service's database.
+func (c *Config) DatabaseFile() string {
+	dir := c.Storage.Path
+	if dir == "" {
+		dir = filepath.Join(c.DataDir, "backend")
+	}
+	return filepath.Join(dir, "sqlite.db")
+}
+
+// LocalSocket returns the path of the Auth Service's socket for administration
+// on its own host.
+func (c *Config) LocalSocket() string { return filepath.Join(c.DataDir, "auth.sock") }
+
+// File returns the path the configuration was read from, or "".
+func (c *Config) File() string { return c.source.file }

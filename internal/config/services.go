@@ -1,0 +1,137 @@
+package config
+
+import "strings"
+
+func authSchema(a *AuthConfig) schema {
+	s := schema{
+		"enabled":     setBool(&a.Enabled),
+		"listen_addr": setAddr(&a.ListenAddr, DefaultAuthPort, true),
+		"public_addr": addAddrs(&a.PublicAddrs),
+		"cluster_name": func(v value) {
+			name, ok := v.text("a cluster name")
+			if ok && !validHostname(name) {
+				v.bad("bad cluster name %s: expected a DNS name such as teleport.example.com", quote(name))
+				return
+			}
+			a.ClusterName = name
+		},
+		"tokens": func(v value) {
+			v.list("tokens", func(e value) {
+				s, ok := e.text("\"role,role:token\"")
+				if !ok {
+					return
+				}
+				tok, warning, err := parseStaticToken(s)
+				if err != nil {
+					e.bad("%s", err)
+					return
+				}
+				if warning != "" {
+					e.d.warnings = append(e.d.warnings, warning)
+				}
+				a.Tokens = append(a.Tokens, tok)
+			})
+		},
+	}
+	return withKnown(s, knownAuth())
+}
+
+func proxySchema(p *ProxyConfig) schema {
+	s := schema{
+		"enabled":         setBool(&p.Enabled),
+		"web_listen_addr": setAddr(&p.WebListenAddr, DefaultProxyPort, true),
+		"public_addr":     addAddrs(&p.PublicAddrs),
+		"https_keypairs": func(v value) {
+			v.list("key_file and cert_file pairs", func(e value) { p.HTTPSKeypairs = append(p.HTTPSKeypairs, keypair(e)) })
+		},
+		"https_keypairs_reload_interval": func(v value) {
+			if t, ok := v.duration(); ok {
+				p.HTTPSKeypairsReloadInterval = t
+			}
+		},
+	}
+	return withKnown(s, knownProxy())
+}
+
+func keypair(v value) Keypair {
+	var k Keypair
+	before := len(v.d.problems)
+	v.mapping(schema{"key_file": setPath(&k.KeyFile), "cert_file": setPath(&k.CertFile)})
+	if len(v.d.problems) == before && (k.KeyFile == "" || k.CertFile == "") {
+		v.bad("expected both key_file and cert_file")
+	}
+	return k
+}
+
+func sshSchema(c *SSHConfig) schema {
+	s := schema{
+		"enabled":     setBool(&c.Enabled),
+		"listen_addr": setAddr(&c.ListenAddr, DefaultSSHPort, true),
+		"public_addr": addAddrs(&c.PublicAddrs),
+		"labels":      func(v value) { readLabels(v, c.Labels) },
+		"commands": func(v value) {
+			v.list("commands", func(e value) {
+				cmd := labelCommand(e)
+				for _, other := range c.Commands {
+					if other.Name == cmd.Name && cmd.Name != "" {
+						e.bad("a second command for the label %s: expected one", quote(cmd.Name))
+					}
+				}
+				c.Commands = append(c.Commands, cmd)
+			})
+		},
+	}
+	return withKnown(s, knownSSH())
+}
+
+func readLabels(v value, to map[string]string) {
+	v.entries("labels, such as env: prod", func(e value, name string) {
+		if !validLabelKey(name) {
+			e.d.problem(e.keyAt(), e.path, "bad label name: expected letters, digits and any of ._-/:, at most %d characters", maxLabelKey)
+			return
+		}
+		if s, ok := e.text("a string"); ok {
+			to[name] = s
+		}
+	})
+}
+
+const maxLabelKey = 128
+
+func validLabelKey(s string) bool {
+	return s != "" && len(s) <= maxLabelKey && !strings.ContainsFunc(s, func(r rune) bool {
+		return r > '~' || !alnum(byte(r)) && !strings.ContainsRune("._-/:", r)
+	})
+}
+
+func labelCommand(v value) Command {
+	c := Command{Period: minPeriod}
+	before := len(v.d.problems)
+	v.mapping(schema{
+		"name": func(e value) {
+			s, ok := e.text("a label name")
+			if ok && !validLabelKey(s) {
+				e.bad("bad label name %s: expected letters, digits and any of ._-/:", quote(s))
+			}
+			c.Name = s
+		},
+		"command": func(e value) {
+			e.list("words, such as [hostname]", func(w value) {
+				if s, ok := w.text("a string"); ok {
+					c.Command = append(c.Command, s)
+				}
+			})
+		},
+		"period": func(e value) {
+			t, ok := e.duration()
+			if ok && t < minPeriod {
+				e.bad("period %s is too short: expected at least %s", t, minPeriod)
+			}
+			c.Period = t
+		},
+	})
+	if len(v.d.problems) == before && (c.Name == "" || len(c.Command) == 0 || c.Command[0] == "") {
+		v.bad("expected a name and a command, such as {name: hostname, command: [hostname], period: 1m0s}")
+	}
+	return c
+}
