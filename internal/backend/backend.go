@@ -73,13 +73,20 @@ type Backend interface {
 	// Get returns one item or fault.ErrNotFound.
 	Get(ctx context.Context, key string) (Item, error)
 	// Range returns items with start <= key < end in ascending order, at most limit
-	// (0: no limit), and the revision of the store that the answer reflects.
+	// (0: no limit), and the revision of the store that the answer reflects. An
+	// empty end is no bound. A negative limit asks for the last -limit items, in
+	// descending order.
 	Range(ctx context.Context, start, end string, limit int) ([]Item, uint64, error)
 	// Batch applies all operations or none and returns the revision that all of
-	// them got. A batch names a key at most once.
+	// them got; a batch of checks only gets the current one. A batch names a key at
+	// most once. A precondition that fails is a *KeyError. An error of ctx means that
+	// nothing was written.
 	Batch(ctx context.Context, ops ...Op) (uint64, error)
 	// Watch delivers changes to keys with the prefix and a revision greater than
-	// after. fault.ErrStale if that history is gone: read again and watch anew.
+	// after. fault.ErrStale if that history is gone, or if after is not a revision of
+	// this store: read again and watch anew. A batch arrives as several events of one
+	// revision: who resumes after a break in the middle resumes from the revision
+	// before it.
 	Watch(ctx context.Context, prefix string, after uint64) (Watcher, error)
 	Close() error
 }
@@ -90,13 +97,11 @@ const Separator = "/"
 // Key joins parts to a key. A part must not contain the separator; names are
 // checked long before they get here, so a part that does is escaped.
 func Key(parts ...string) string {
+	escaped := make([]string, len(parts))
 	for i, p := range parts {
-		if strings.ContainsAny(p, "/%") {
-			p = strings.ReplaceAll(p, "%", "%25")
-			parts[i] = strings.ReplaceAll(p, "/", "%2F")
-		}
+		escaped[i] = strings.ReplaceAll(strings.ReplaceAll(p, "%", "%25"), Separator, "%2F")
 	}
-	return strings.Join(parts, Separator)
+	return strings.Join(escaped, Separator)
 }
 
 // Prefix returns the range that holds every key below parts, and nothing else.
@@ -105,7 +110,8 @@ func Prefix(parts ...string) (start, end string) {
 	return start, End(start)
 }
 
-// End returns the smallest string that is greater than every string with the prefix.
+// End returns the smallest string that is greater than every string with the
+// prefix, or "" if there is none.
 func End(prefix string) string {
 	b := []byte(prefix)
 	for i := len(b) - 1; i >= 0; i-- {
