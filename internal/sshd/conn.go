@@ -1,0 +1,113 @@
+package sshd
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Conn is an authenticated connection.
+type Conn struct {
+	ssh      *ssh.ServerConn
+	login    *Login
+	sessions atomic.Int64
+}
+
+// User is the operating-system user that the client logs in as.
+func (c *Conn) User() string { return c.ssh.User() }
+
+// Login is what Authenticate returned for the key that was proved.
+func (c *Conn) Login() *Login { return c.login }
+
+// RemoteAddr is the client's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.ssh.RemoteAddr() }
+
+// LocalAddr is the address the client reached.
+func (c *Conn) LocalAddr() net.Addr { return c.ssh.LocalAddr() }
+
+// ID identifies the connection: its exchange hash in hexadecimal.
+func (c *Conn) ID() string { return hex.EncodeToString(c.ssh.SessionID()) }
+
+// serve answers requests and channels until the connection is over, then waits
+// for its sessions.
+func (s *Server) serve(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	work.Go(func() { serveGlobal(reqs) })
+	work.Go(func() { s.keepAlive(ctx, c) })
+	for nc := range chans {
+		s.channel(ctx, c, nc, &work)
+	}
+}
+
+// channel accepts a session or refuses, saying why.
+func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *sync.WaitGroup) {
+	switch nc.ChannelType() {
+	case "session":
+	case "direct-tcpip", "direct-streamlocal@openssh.com":
+		_ = nc.Reject(ssh.Prohibited, "port forwarding is not supported by this server yet")
+		return
+	default:
+		_ = nc.Reject(ssh.UnknownChannelType, "channel type "+printable(nc.ChannelType())+" is not supported")
+		return
+	}
+	if c.sessions.Add(1) > int64(s.cfg.MaxSessions) {
+		c.sessions.Add(-1)
+		_ = nc.Reject(ssh.ResourceShortage, "too many sessions on this connection: close one or connect again")
+		return
+	}
+	work.Go(func() {
+		defer c.sessions.Add(-1)
+		defer func() {
+			if r := recover(); r != nil {
+				s.cfg.Log.ErrorContext(ctx, "panic in ssh session", "panic", r, "stack", string(debug.Stack()))
+				_ = c.ssh.Close()
+			}
+		}()
+		s.session(ctx, c, nc)
+	})
+}
+
+// serveGlobal answers requests that are not about a channel. Only keepalives are
+// known: forwarding of ports is refused.
+func serveGlobal(reqs <-chan *ssh.Request) {
+	for r := range reqs {
+		_ = r.Reply(r.Type == keepAliveRequest, nil)
+	}
+}
+
+const keepAliveRequest = "keepalive@openssh.com"
+
+var errNoAnswer = errors.New("the client does not answer keepalives")
+
+// keepAlive asks the client for a sign of life now and then and closes the
+// connection when there is none.
+func (s *Server) keepAlive(ctx context.Context, c *Conn) {
+	tick := time.NewTicker(s.cfg.KeepAlive)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		limit := time.AfterFunc(s.cfg.KeepAlive*time.Duration(s.cfg.KeepAliveMax), func() {
+			s.cfg.Log.InfoContext(ctx, "ssh connection closed", "remote", addrText(c.RemoteAddr()), "error", errNoAnswer)
+			_ = c.ssh.Close()
+		})
+		_, _, err := c.ssh.SendRequest(keepAliveRequest, true, nil)
+		limit.Stop()
+		if err != nil {
+			return
+		}
+	}
+}

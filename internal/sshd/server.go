@@ -1,0 +1,256 @@
+package sshd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"teleport/internal/fault"
+)
+
+// Defaults of Config.
+const (
+	DefaultHandshakeTimeout = 30 * time.Second
+	DefaultKeepAlive        = 5 * time.Minute
+	DefaultKeepAliveMax     = 3
+	DefaultMaxPending       = 256
+	DefaultMaxSessions      = 64
+	DefaultKillAfter        = 5 * time.Second
+	DefaultDrain            = 5 * time.Second
+)
+
+// maxAuthTries is how many keys a client may offer.
+const maxAuthTries = 6
+
+// Login is what an accepted key stands for. It reaches the connection only
+// through the permissions of the authentication that succeeded.
+type Login struct {
+	// Value belongs to the caller: the identity behind the key.
+	Value any
+	// SourceAddresses, if set, are the only addresses (comma-separated IP addresses
+	// and CIDR blocks) that the login is good for.
+	SourceAddresses string
+}
+
+// Config says how a Server behaves. HostSigners, Authenticate, Session and Log
+// are required.
+type Config struct {
+	// HostSigners returns the host keys of the next connection.
+	HostSigners func() []ssh.Signer
+	// Authenticate says what a key that was only offered would stand for. The
+	// peer has proved nothing yet: it must have no side effect.
+	Authenticate func(ctx context.Context, meta ssh.ConnMetadata, key ssh.PublicKey) (*Login, error)
+	// Authorize is asked after the peer proved that it holds the key. The text of a
+	// *Refusal is shown to the user. Nil allows.
+	Authorize func(ctx context.Context, meta ssh.ConnMetadata, login *Login) error
+	// Session runs what the client asked for on a session channel and returns how
+	// it ended. ctx ends when the channel or the connection does.
+	Session func(ctx context.Context, s *Session) Exit
+	// Subsystems are the names a client may ask for.
+	Subsystems []string
+	// AcceptEnv says which variables a client may set. Nil accepts none.
+	AcceptEnv func(name string) bool
+	Log       *slog.Logger
+	// Version is the software named in the identification string.
+	Version string
+
+	// HandshakeTimeout bounds everything up to successful authentication.
+	HandshakeTimeout time.Duration
+	// KeepAlive is the pause between keepalive requests; after KeepAliveMax of them
+	// without an answer the connection is closed.
+	KeepAlive    time.Duration
+	KeepAliveMax int
+	// MaxPending bounds the connections that are not authenticated yet; one source
+	// address may hold a quarter of them.
+	MaxPending int
+	// MaxSessions bounds the session channels of one connection.
+	MaxSessions int
+	// KillAfter is how long a process may live on after the hang-up signal.
+	KillAfter time.Duration
+	// Drain is how long output may pause, after the command itself has ended,
+	// before background children that hold its pipes are no longer listened to.
+	Drain time.Duration
+}
+
+// Refusal is an error of Authorize whose text the user is shown.
+type Refusal struct {
+	// Text is one line for the user.
+	Text string
+}
+
+// Error returns the text.
+func (r *Refusal) Error() string { return r.Text }
+
+// Server serves SSH connections.
+type Server struct {
+	cfg     Config
+	pending *pending
+}
+
+// New checks the configuration, fills in the defaults and returns a Server.
+func New(cfg Config) (*Server, error) {
+	if cfg.HostSigners == nil || cfg.Authenticate == nil || cfg.Session == nil || cfg.Log == nil {
+		return nil, fault.Invalid("sshd: HostSigners, Authenticate, Session and Log are required")
+	}
+	setDefault(&cfg.HandshakeTimeout, DefaultHandshakeTimeout)
+	setDefault(&cfg.KeepAlive, DefaultKeepAlive)
+	setDefault(&cfg.KeepAliveMax, DefaultKeepAliveMax)
+	setDefault(&cfg.MaxPending, DefaultMaxPending)
+	setDefault(&cfg.MaxSessions, DefaultMaxSessions)
+	setDefault(&cfg.KillAfter, DefaultKillAfter)
+	setDefault(&cfg.Drain, DefaultDrain)
+	setDefault(&cfg.Version, "Teleport")
+	return &Server{cfg: cfg, pending: newPending(cfg.MaxPending)}, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Serve accepts connections until ctx ends, then closes the listener and every
+// connection and waits for their sessions to end. Errors of accepting (such as
+// no free file descriptor) are logged and retried: the loop ends only with ctx or
+// when somebody else closes the listener.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	pause := time.Duration(0)
+	for {
+		nc, err := ln.Accept()
+		if err == nil {
+			pause = 0
+			conns.Go(func() { s.ServeConn(ctx, nc) })
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept ssh connection: %w", err)
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.cfg.Log.WarnContext(ctx, "accepting ssh connections failed, will retry", "error", err, "pause", pause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// ServeConn serves one connection and returns when it and all its sessions are
+// over. It owns nc. A panic inside ends this connection only.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.cfg.Log.ErrorContext(ctx, "panic while serving ssh connection", "panic", r, "stack", string(debug.Stack()))
+		}
+		_ = nc.Close()
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	remote := nc.RemoteAddr()
+	release, err := s.pending.enter(remote)
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "ssh connection refused", "remote", addrText(remote), "error", err)
+		return
+	}
+	conn, chans, reqs, err := s.handshake(ctx, newBuffered(nc))
+	release()
+	if err != nil {
+		s.cfg.Log.InfoContext(ctx, "ssh handshake failed", "remote", addrText(remote), "error", err)
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.ssh.Close() })
+	defer stop()
+	s.serve(ctx, conn, chans, reqs)
+}
+
+// handshake does version exchange, key exchange and authentication inside the
+// deadline. It closes the connection when it fails.
+func (s *Server) handshake(ctx context.Context, nc *buffered) (*Conn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = nc.abort() })
+	cfg := s.serverConfig(ctx)
+	for _, k := range s.cfg.HostSigners() {
+		cfg.AddHostKey(k)
+	}
+	sc, chans, reqs, err := ssh.NewServerConn(nc, cfg)
+	if err == nil && !stop() {
+		_ = sc.Close()
+		err = context.Cause(ctx)
+	}
+	stop()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no login within %s: %w", s.cfg.HandshakeTimeout, err)
+		}
+		return nil, nil, nil, err
+	}
+	login, ok := sc.Permissions.ExtraData[loginKey{}].(*Login)
+	if !ok {
+		_ = sc.Close()
+		return nil, nil, nil, errors.New("authenticated without a login")
+	}
+	return &Conn{ssh: sc, login: login}, chans, reqs, nil
+}
+
+// loginKey is the key of the Login in the permissions.
+type loginKey struct{}
+
+// serverConfig is made for each connection: host keys change, and the callbacks
+// need the connection's context.
+func (s *Server) serverConfig(ctx context.Context) *ssh.ServerConfig {
+	return &ssh.ServerConfig{
+		Config:                  algorithms(),
+		PublicKeyAuthAlgorithms: publicKeyAlgorithms(),
+		MaxAuthTries:            maxAuthTries,
+		ServerVersion:           "SSH-2.0-" + s.cfg.Version,
+		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			login, err := s.cfg.Authenticate(ctx, meta, key)
+			if err != nil {
+				return nil, err
+			}
+			perms := &ssh.Permissions{ExtraData: map[any]any{loginKey{}: login}}
+			if login.SourceAddresses != "" {
+				perms.CriticalOptions = map[string]string{"source-address": login.SourceAddresses}
+			}
+			return perms, nil
+		},
+		VerifiedPublicKeyCallback: func(meta ssh.ConnMetadata, _ ssh.PublicKey, perms *ssh.Permissions, _ string) (*ssh.Permissions, error) {
+			login, ok := perms.ExtraData[loginKey{}].(*Login)
+			if !ok {
+				return nil, errors.New("authenticated without a login")
+			}
+			if s.cfg.Authorize == nil {
+				return perms, nil
+			}
+			if err := s.cfg.Authorize(ctx, meta, login); err != nil {
+				return nil, shown(err)
+			}
+			return perms, nil
+		},
+	}
+}
+
+// shown makes the library send the text of a Refusal to the client as a banner.
+func shown(err error) error {
+	var r *Refusal
+	if errors.As(err, &r) {
+		return &ssh.BannerError{Err: err, Message: printable(r.Text) + "\r\n"}
+	}
+	return err
+}

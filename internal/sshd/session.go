@@ -1,0 +1,308 @@
+package sshd
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// Kind is what a client asked a session for.
+type Kind string
+
+// Kinds of session.
+const (
+	KindShell     Kind = "shell"
+	KindExec      Kind = "exec"
+	KindSubsystem Kind = "subsystem"
+)
+
+// Exit says how a session ended.
+type Exit struct {
+	// Code is the exit status; it is not sent when Signal is set.
+	Code int
+	// Signal is the name, without SIG, of the signal that ended the process.
+	Signal string
+	// Core reports that the process left a core dump.
+	Core bool
+}
+
+// Session is one session channel after the client said what it wants. Read reads
+// the client's input, Write writes to its output and Stderr to its error output.
+type Session struct {
+	conn *Conn
+	cfg  *Config
+	id   string
+	ch   ssh.Channel
+
+	kind    Kind
+	command string
+	env     []string
+	pty     *ptyRequest
+
+	received, sent atomic.Int64
+
+	mu       sync.Mutex
+	terminal *Terminal
+	process  *process
+	early    []unix.Signal
+
+	// inputs are the copies from the client; they end with the channel.
+	inputs sync.WaitGroup
+}
+
+// ID is a random UUID.
+func (s *Session) ID() string { return s.id }
+
+// Conn is the connection of the session.
+func (s *Session) Conn() *Conn { return s.conn }
+
+// Kind is what the client asked for.
+func (s *Session) Kind() Kind { return s.kind }
+
+// Command is the command of an exec or the name of a subsystem.
+func (s *Session) Command() string { return s.command }
+
+// Env are the accepted variables, in the form NAME=value.
+func (s *Session) Env() []string { return slices.Clone(s.env) }
+
+// Interactive reports whether the client asked for a terminal.
+func (s *Session) Interactive() bool { return s.pty != nil }
+
+// Term is the type of the client's terminal, or "".
+func (s *Session) Term() string {
+	if s.pty == nil {
+		return ""
+	}
+	return s.pty.Term
+}
+
+// Size is the size of the client's terminal now.
+func (s *Session) Size() Size {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pty == nil {
+		return Size{}
+	}
+	return s.pty.Size
+}
+
+// Traffic returns the bytes received from and sent to the client.
+func (s *Session) Traffic() (received, sent int64) { return s.received.Load(), s.sent.Load() }
+
+// Read reads the client's input; io.EOF when the client closed it.
+func (s *Session) Read(p []byte) (int, error) {
+	n, err := s.ch.Read(p)
+	s.received.Add(int64(n))
+	return n, err
+}
+
+// Write writes to the client's output.
+func (s *Session) Write(p []byte) (int, error) {
+	n, err := s.ch.Write(p)
+	s.sent.Add(int64(n))
+	return n, err
+}
+
+// Close closes the channel: nothing can be read or written any more.
+func (s *Session) Close() error { return s.ch.Close() }
+
+// Stderr returns the client's error output.
+func (s *Session) Stderr() *Stderr { return &Stderr{s} }
+
+// Stderr is the error output of a session.
+type Stderr struct{ s *Session }
+
+// Write writes to the client's error output.
+func (e *Stderr) Write(p []byte) (int, error) {
+	n, err := e.s.ch.Stderr().Write(p)
+	e.s.sent.Add(int64(n))
+	return n, err
+}
+
+// session serves one session channel until it is closed and its process is gone.
+func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	se := &Session{conn: c, cfg: &s.cfg, id: uuid.NewString(), ch: ch}
+	var run sync.WaitGroup
+	defer func() {
+		cancel()
+		_ = ch.Close()
+		run.Wait()
+		se.closeTerminal()
+		se.inputs.Wait()
+	}()
+	started := false
+	for r := range reqs {
+		if ok := s.start(se, r, &started); ok {
+			// The answer goes first: the client must not see output before it.
+			_ = r.Reply(true, nil)
+			run.Go(func() { s.run(ctx, se) })
+			continue
+		}
+		if started {
+			_ = r.Reply(se.live(r), nil)
+			continue
+		}
+		_ = r.Reply(s.prepare(se, r), nil)
+	}
+}
+
+// start reports whether r is a valid first shell, exec or subsystem request.
+func (s *Server) start(se *Session, r *ssh.Request, started *bool) bool {
+	if *started {
+		return false
+	}
+	var err error
+	switch r.Type {
+	case "shell":
+	case "exec":
+		se.command, err = parseText(r.Payload, maxCommand)
+	case "subsystem":
+		se.command, err = parseText(r.Payload, maxName)
+		if err == nil && !slices.Contains(s.cfg.Subsystems, se.command) {
+			return false
+		}
+	default:
+		return false
+	}
+	if err != nil {
+		return false
+	}
+	se.kind = Kind(r.Type)
+	*started = true
+	return true
+}
+
+// prepare handles what may come before the start and reports success.
+func (s *Server) prepare(se *Session, r *ssh.Request) bool {
+	switch r.Type {
+	case "env":
+		name, value, err := parseEnv(r.Payload)
+		if err != nil || len(se.env) >= maxEnvs || s.cfg.AcceptEnv == nil || !s.cfg.AcceptEnv(name) {
+			return false
+		}
+		se.env = append(se.env, name+"="+value)
+		return true
+	case "pty-req":
+		req, err := parsePty(r.Payload)
+		if err != nil || se.pty != nil {
+			return false
+		}
+		se.pty = &req
+		return true
+	case "window-change":
+		return se.live(r)
+	}
+	return false
+}
+
+// live handles what may come while something runs and reports success.
+func (se *Session) live(r *ssh.Request) bool {
+	switch r.Type {
+	case "window-change":
+		size, err := parseSize(r.Payload)
+		return err == nil && se.resize(size)
+	case "signal":
+		sig, err := parseSignal(r.Payload)
+		return err == nil && se.signal(sig)
+	}
+	return false
+}
+
+func (se *Session) resize(size Size) bool {
+	se.mu.Lock()
+	defer se.mu.Unlock()
+	if se.pty == nil {
+		return false
+	}
+	se.pty.Size = size
+	if se.terminal != nil {
+		return se.terminal.resize(size) == nil
+	}
+	return true
+}
+
+// signal sends sig to the process; one that does not run yet gets it then.
+func (se *Session) signal(sig unix.Signal) bool {
+	se.mu.Lock()
+	p := se.process
+	if p == nil {
+		defer se.mu.Unlock()
+		if len(se.early) >= len(signals) {
+			return false
+		}
+		se.early = append(se.early, sig)
+		return true
+	}
+	se.mu.Unlock()
+	return p.signal(sig) == nil
+}
+
+// run calls the session callback and tells the client how it ended: output, end
+// of output, exit status, close, in this order.
+func (s *Server) run(ctx context.Context, se *Session) {
+	exit := Exit{Code: 255}
+	defer func() {
+		if r := recover(); r != nil {
+			s.cfg.Log.ErrorContext(ctx, "panic in ssh session", "panic", r, "stack", string(debug.Stack()))
+			_ = se.conn.ssh.Close()
+		}
+		se.finish(exit)
+	}()
+	exit = s.cfg.Session(ctx, se)
+}
+
+func (se *Session) finish(exit Exit) {
+	_ = se.ch.CloseWrite()
+	if exit.Signal != "" {
+		_, _ = se.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+			Name     string
+			Core     bool
+			Message  string
+			Language string
+		}{exit.Signal, exit.Core, "", ""}))
+	} else {
+		_, _ = se.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{uint32(exit.Code)}))
+	}
+	_ = se.ch.Close()
+}
+
+func (se *Session) closeTerminal() {
+	se.mu.Lock()
+	t := se.terminal
+	se.mu.Unlock()
+	if t != nil {
+		t.close()
+	}
+}
+
+// Terminal opens the pseudo terminal that the client asked for, with its size and
+// modes, or returns nil if it asked for none. The caller may give the slave's file
+// to its user; Run uses and closes it.
+func (s *Session) Terminal() (*Terminal, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pty == nil || s.terminal != nil {
+		return s.terminal, nil
+	}
+	t, err := openTerminal(s.pty)
+	if err != nil {
+		return nil, err
+	}
+	s.terminal = t
+	return t, nil
+}
+
+// File is a terminal's slave side, for setting its owner.
+func (t *Terminal) File() *os.File { return t.slave }
