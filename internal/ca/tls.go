@@ -151,14 +151,17 @@ func checkService(cert *x509.Certificate, id *identity.Identity, role types.Syst
 	return nil
 }
 
+// maxChain is how many certificates of a server are looked at for a pin.
+const maxChain = 8
+
 // verifyPinned checks a server against pins. Only authorities are pinned: a pin of
 // the server's own certificate matches nothing.
 func verifyPinned(cs tls.ConnectionState, pins []string, role types.SystemRole, now time.Time) error {
 	if len(pins) == 0 {
 		return fault.Unauthenticated("no ca_pin is given, so the server cannot be believed: take it from `tctl status`")
 	}
-	if len(cs.PeerCertificates) == 0 {
-		return fault.Unauthenticated("the server showed no certificate")
+	if n := len(cs.PeerCertificates); n == 0 || n > maxChain {
+		return fault.Unauthenticated("the server showed %d certificates, expected 1 to %d", n, maxChain)
 	}
 	var shown []string
 	var failure error

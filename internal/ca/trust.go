@@ -124,6 +124,9 @@ func (t *Trust) HostPool() *x509.CertPool { return t.host.pool.Clone() }
 // UserPool returns a pool of the certificates that sign users.
 func (t *Trust) UserPool() *x509.CertPool { return t.user.pool.Clone() }
 
+// HostCertificates returns the certificates that sign hosts, the active ones first.
+func (t *Trust) HostCertificates() []*x509.Certificate { return slices.Clone(t.host.certs) }
+
 // Pins returns the pins of the host authority, the active ones first: what
 // `tctl status` shows and ca_pin takes.
 func (t *Trust) Pins() []string {
