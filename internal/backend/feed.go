@@ -147,13 +147,13 @@ type watcher struct {
 	events chan Event
 	cancel context.CancelFunc
 	ended  chan struct{}
-	err    error // set before events is closed
+	err    error // set before ended is closed
 }
 
 func (w *watcher) run(ctx context.Context) {
 	defer w.feed.watchers.Done()
-	defer close(w.ended)
 	defer close(w.events)
+	defer close(w.ended)
 	defer w.cancel()
 	for {
 		events, place, wake, err := w.feed.next(w.prefix, w.place)

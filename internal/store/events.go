@@ -130,7 +130,7 @@ type EventWatcher struct {
 	events chan StoredEvent
 	cancel context.CancelFunc
 	done   chan struct{}
-	err    error // set before events is closed
+	err    error // set before done is closed
 }
 
 // WatchEvents delivers the events stored after the revision. fault.ErrStale when
@@ -148,8 +148,9 @@ func (s *Store) WatchEvents(ctx context.Context, after uint64) (*EventWatcher, e
 }
 
 func (s *Store) pumpEvents(ctx context.Context, in backend.Watcher, w *EventWatcher) {
-	defer close(w.done)
 	defer close(w.events)
+	defer close(w.done)
+	defer in.Close()
 	defer w.cancel()
 	for change := range in.Events() {
 		if change.Deleted {

@@ -46,7 +46,7 @@ type Watcher struct {
 	changes chan types.Change
 	cancel  context.CancelFunc
 	done    chan struct{}
-	err     error // set before changes is closed
+	err     error // set before done is closed
 }
 
 // Watch delivers the changes of the kinds after the revision. fault.ErrStale when
@@ -74,8 +74,9 @@ func (s *Store) Watch(ctx context.Context, kinds []string, after uint64) (*Watch
 
 // pump turns events of the backend into changes until either end closes.
 func (s *Store) pump(ctx context.Context, in backend.Watcher, kinds []string, w *Watcher) {
-	defer close(w.done)
 	defer close(w.changes)
+	defer close(w.done)
+	defer in.Close()
 	defer w.cancel()
 	for e := range in.Events() {
 		kind, name, ok := splitResourceKey(e.Item.Key)
