@@ -1,0 +1,318 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	auditv1 "teleport/api/audit/v1"
+	joinv1 "teleport/api/join/v1"
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/audit"
+	"teleport/internal/ca"
+	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/rpc"
+	"teleport/internal/store"
+	"teleport/internal/types"
+)
+
+// issueJoin makes the identity, counts the use of the token, and records both in
+// one transaction.
+func (s *Server) issueJoin(ctx context.Context, req *request, token *typesv1.Token, cur *current) (*joinv1.Grant, error) {
+	now := s.cfg.Now()
+	instance := types.New(types.KindInstance, uuid.NewString()).(*typesv1.Instance)
+	instance.Status = &typesv1.InstanceStatus{Joined: timestamppb.New(now)}
+	if cur != nil {
+		instance = cur.instance
+	}
+	instance.Spec = &typesv1.InstanceSpec{
+		Hostname:   req.init.GetHostname(),
+		Roles:      roleNames(req.roles),
+		Token:      token.GetMetadata().GetName(),
+		JoinMethod: MethodToken,
+		Labels:     maps.Clone(token.GetSpec().GetLabels()),
+		Principals: req.init.GetPrincipals(),
+	}
+	instance.Status.Renewed = timestamppb.New(now)
+	instance.Status.RemoteAddr = req.addr
+	grant, err := s.grant(instance, req.init.GetTlsPublicKey(), req.init.GetSshPublicKey())
+	if err != nil {
+		return nil, err
+	}
+	tx := s.cfg.Store.Tx()
+	if token.GetSpec().GetMaxUses() > 0 {
+		if token.Status == nil {
+			token.Status = &typesv1.TokenStatus{}
+		}
+		token.Status.Uses++
+		tx.Update(token)
+	} else {
+		// A token revoked since it was read admits nobody.
+		tx.Check(types.KindToken, token.GetMetadata().GetName(), token.GetMetadata().GetRevision())
+	}
+	if cur != nil {
+		tx.Update(instance)
+	} else {
+		tx.Create(instance)
+	}
+	tx.Emit(audit.New(audit.InstanceJoin, map[string]any{
+		"success":     true,
+		"host_id":     grant.GetHostId(),
+		"node_name":   req.init.GetHostname(),
+		"method":      MethodToken,
+		"token_name":  token.GetMetadata().GetName(),
+		"role":        "Instance",
+		"roles":       roleNames(req.roles),
+		"rejoin":      cur != nil,
+		"version":     req.init.GetSoftwareVersion(),
+		"addr.remote": req.addr,
+		"proxy_id":    req.via,
+	}), certEvent(grant))
+	err = tx.Commit(ctx)
+	if errors.Is(err, fault.ErrStale) || errors.Is(err, fault.ErrNotFound) {
+		return nil, fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenUnknown)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.cfg.Log.InfoContext(ctx, "machine joined", "host_id", grant.GetHostId(), "hostname", req.init.GetHostname(), "roles", roleNames(req.roles), "addr", req.addr)
+	return grant, nil
+}
+
+// grant signs certificates for the instance over the two keys and advances its
+// generation; the caller stores the instance.
+func (s *Server) grant(instance *typesv1.Instance, tlsKey, sshKey []byte) (*joinv1.Grant, error) {
+	cluster := s.cfg.Cluster()
+	instance.Status.IssuedGeneration = max(instance.Status.GetIssuedGeneration(), instance.Status.GetGeneration()) + 1
+	roles := make([]types.SystemRole, 0, len(instance.GetSpec().GetRoles()))
+	for _, name := range instance.GetSpec().GetRoles() {
+		role, err := types.ParseSystemRole(name)
+		if err != nil {
+			return nil, err
+		}
+		roles = append(roles, role)
+	}
+	host := identity.Host{
+		ID:         instance.GetMetadata().GetName(),
+		Name:       instance.GetSpec().GetHostname(),
+		Roles:      roles,
+		Generation: instance.GetStatus().GetIssuedGeneration(),
+	}
+	signer := s.cfg.Signer()
+	sign := func(service types.SystemRole, ssh []byte) (tlsDER, sshWire []byte, err error) {
+		h := host
+		h.Service = service
+		var principals []string
+		if service == types.RoleProxy || service == types.RoleAuth {
+			principals = instance.GetSpec().GetPrincipals()
+		}
+		return signer.Host(ca.HostRequest{
+			Identity:   identity.Identity{Cluster: cluster, Host: &h},
+			TLSKey:     tlsKey,
+			SSHKey:     ssh,
+			Principals: principals,
+			TTL:        CertificateTTL,
+		})
+	}
+	out := &joinv1.HostCertificates{
+		Services: map[string]*joinv1.ServiceCertificates{},
+		Expires:  timestamppb.New(s.cfg.Now().Add(CertificateTTL)),
+	}
+	var err error
+	if out.Tls, out.Ssh, err = sign("", sshKey); err != nil {
+		return nil, err
+	}
+	for _, role := range roles {
+		// Only these services are SSH servers themselves.
+		var ssh []byte
+		if role == types.RoleNode || role == types.RoleProxy {
+			ssh = sshKey
+		}
+		certs := &joinv1.ServiceCertificates{}
+		if certs.Tls, certs.Ssh, err = sign(role, ssh); err != nil {
+			return nil, err
+		}
+		out.Services[string(role)] = certs
+	}
+	return &joinv1.Grant{
+		HostId:       host.ID,
+		ClusterName:  cluster,
+		Roles:        instance.GetSpec().GetRoles(),
+		Certificates: out,
+		Authorities:  s.cfg.Trust().Authorities(),
+		Generation:   host.Generation,
+	}, nil
+}
+
+// sign binds the grant to the exchange.
+func (s *Server) sign(t [32]byte, grant *joinv1.Grant) (*joinv1.Result, error) {
+	raw, err := proto.Marshal(grant)
+	if err != nil {
+		return nil, err
+	}
+	sig, err := s.cfg.Signer().SignAsHostCA(resultDigest(t, raw))
+	if err != nil {
+		return nil, err
+	}
+	return &joinv1.Result{Grant: raw, Signature: sig}, nil
+}
+
+// LocalRequest asks for an identity of the process that the Auth Service itself
+// runs in: no token, since it holds the keys of the authorities anyway.
+type LocalRequest struct {
+	// HostID is the id that the process had before; empty for a new one.
+	HostID     string
+	Hostname   string
+	Roles      []types.SystemRole
+	Principals []string
+	// Public keys: SubjectPublicKeyInfo DER and SSH wire format.
+	TLSKey, SSHKey []byte
+}
+
+// IssueLocal makes or renews the identity of Auth's own process.
+func (s *Server) IssueLocal(ctx context.Context, req LocalRequest) (*joinv1.Grant, error) {
+	now := timestamppb.New(s.cfg.Now())
+	instance := types.New(types.KindInstance, uuid.NewString()).(*typesv1.Instance)
+	instance.Status = &typesv1.InstanceStatus{Joined: now}
+	if req.HostID != "" {
+		known, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, req.HostID)
+		switch {
+		case err == nil:
+			instance = known
+		case errors.Is(err, fault.ErrNotFound):
+			instance.Metadata.Name = req.HostID
+		default:
+			return nil, err
+		}
+	}
+	instance.Spec = &typesv1.InstanceSpec{
+		Hostname: req.Hostname, Roles: roleNames(req.Roles), JoinMethod: "local", Principals: req.Principals,
+	}
+	instance.Status.Renewed = now
+	grant, err := s.grant(instance, req.TLSKey, req.SSHKey)
+	if err != nil {
+		return nil, err
+	}
+	// The keys are in this very process: the new generation counts as seen.
+	instance.Status.Generation = instance.Status.IssuedGeneration
+	err = s.cfg.Store.Tx().Upsert(instance).Emit(certEvent(grant)).Commit(ctx)
+	return grant, err
+}
+
+// Renew gives the calling process new certificates over new keys. The generation
+// that it calls with stays good until the new one is seen, so a crash between
+// answer and save loses nothing.
+func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.RenewResponse, error) {
+	caller := rpc.CallerFrom(ctx)
+	if caller.Identity == nil || caller.Identity.Host == nil || caller.Identity.Host.Service != "" {
+		return nil, fault.Denied("only a joined process may renew its identity, with its process-level certificate")
+	}
+	host := caller.Identity.Host
+	instance, err := s.instance(ctx, host)
+	if err != nil {
+		return nil, s.refuseRenewal(ctx, host, caller.Addr, err)
+	}
+	roles := instance.GetSpec().GetRoles()
+	if len(req.GetRoles()) > 0 {
+		for _, r := range req.GetRoles() {
+			if !slices.Contains(roles, r) {
+				return nil, s.refuseRenewal(ctx, host, caller.Addr, fault.New(fault.ErrDenied,
+					"this process holds %v and cannot add %q by renewing: join again with a token for it", roles, clip(r, 32)).WithCode(CodeRoleNotAllowed))
+			}
+		}
+		instance.Spec.Roles = req.GetRoles()
+	}
+	instance.Status.Generation = max(instance.Status.GetGeneration(), host.Generation)
+	instance.Status.Renewed = timestamppb.New(s.cfg.Now())
+	instance.Status.RemoteAddr = caller.Addr
+	grant, err := s.grant(instance, req.GetTlsPublicKey(), req.GetSshPublicKey())
+	if err != nil {
+		return nil, err
+	}
+	err = s.cfg.Store.Tx().Update(instance).Emit(certEvent(grant), audit.New(audit.InstanceRenew, map[string]any{
+		"success": true, "host_id": host.ID, "node_name": host.Name, "generation": grant.GetGeneration(), "addr.remote": caller.Addr,
+	})).Commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &joinv1.RenewResponse{Grant: grant}, nil
+}
+
+// SeenGeneration notes that a process uses its certificate of this generation. An
+// error means that the certificate must not be served any longer.
+func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
+	for range 3 {
+		instance, err := s.instance(ctx, &host)
+		if err != nil {
+			return err
+		}
+		if host.Generation <= instance.GetStatus().GetGeneration() {
+			return nil
+		}
+		instance.Status.Generation = host.Generation
+		if err = s.cfg.Store.Tx().Update(instance).Commit(ctx); !errors.Is(err, fault.ErrStale) {
+			return err
+		}
+	}
+	return fault.Stale("host %s changes too often just now: try again", host.ID)
+}
+
+// instance loads the record of a host and checks that the certificate presented
+// is not one that a newer one has replaced.
+func (s *Server) instance(ctx context.Context, host *identity.Host) (*typesv1.Instance, error) {
+	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, host.ID)
+	if errors.Is(err, fault.ErrNotFound) {
+		return nil, fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", host.ID).WithCode(CodeHostRemoved)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if host.Generation < instance.GetStatus().GetGeneration() {
+		return nil, fault.New(fault.ErrDenied, "the identity of host %s is used twice: this copy has generation %d, another one generation %d; its data directory was copied or restored. Delete the data directory of the copy and join afresh",
+			host.ID, host.Generation, instance.GetStatus().GetGeneration()).WithCode(CodeIdentityCloned)
+	}
+	if instance.Status == nil {
+		instance.Status = &typesv1.InstanceStatus{}
+	}
+	return instance, nil
+}
+
+func (s *Server) refuseRenewal(ctx context.Context, host *identity.Host, addr string, cause error) error {
+	event := audit.New(audit.InstanceRenewDenied, map[string]any{
+		"success": false, "host_id": host.ID, "node_name": host.Name, "generation": host.Generation,
+		"error": cause.Error(), "reason": fault.Code(cause), "addr.remote": addr,
+	})
+	emitCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := s.cfg.Store.Tx().Emit(event).Commit(emitCtx); err != nil {
+		s.cfg.Log.ErrorContext(ctx, "a refused renewal could not be recorded", "error", err)
+	}
+	return cause
+}
+
+func certEvent(grant *joinv1.Grant) *auditv1.Event {
+	return audit.New(audit.CertCreate, map[string]any{
+		"cert_type": "host",
+		"identity": map[string]any{
+			"user":    grant.GetHostId(),
+			"roles":   grant.GetRoles(),
+			"expires": grant.GetCertificates().GetExpires().AsTime().UTC().Format(time.RFC3339),
+		},
+		"generation": grant.GetGeneration(),
+	})
+}
+
+func roleNames(roles []types.SystemRole) []string {
+	out := make([]string, len(roles))
+	for i, r := range roles {
+		out[i] = string(r)
+	}
+	return out
+}

@@ -1,0 +1,110 @@
+// Package join is how a machine gets in: the exchange that turns a join token
+// into a host identity, both ends of it, and the renewal of that identity.
+//
+//	machine                                   Auth (through a Proxy, or directly)
+//	Init      token id, keys, roles, names ->
+//	                                       <- Question  method, cluster, nonce
+//	Answer    signature over T             ->
+//	                                       <- Result    grant, signed by the host CA
+//
+// T, the transcript, is a hash of everything that both sides said, so that a
+// relay can neither swap keys nor replay an answer; the token's secret never
+// leaves the machine. The package does not run services and does not keep the
+// identity (package state does).
+package join
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"slices"
+	"time"
+
+	joinv1 "teleport/api/join/v1"
+)
+
+// Protocol is the version of the exchange.
+const Protocol = 1
+
+// MethodToken is the join method that proves knowledge of a secret.
+const MethodToken = "token"
+
+// Lifetimes and windows.
+const (
+	// CertificateTTL is the life of host certificates.
+	CertificateTTL = 7 * 24 * time.Hour
+	// MaxClockSkew is how far the machine's clock may be from Auth's.
+	MaxClockSkew = time.Minute
+	// exchangeTimeout bounds the whole stream.
+	exchangeTimeout = time.Minute
+)
+
+// Reason codes of refusals: docs/reference/join-errors.md has a section for each.
+const (
+	CodeTokenUnknown      = "token_unknown"
+	CodeTokenExpired      = "token_expired"
+	CodeTokenUsedUp       = "token_used_up"
+	CodeTokenProof        = "token_proof"
+	CodeRoleNotAllowed    = "role_not_allowed"
+	CodeMethodMismatch    = "method_mismatch"
+	CodeClockSkew         = "clock_skew"
+	CodeBadRequest        = "bad_request"
+	CodeNameReserved      = "name_reserved"
+	CodePrincipalDenied   = "principal_denied"
+	CodeIdentityInvalid   = "identity_invalid"
+	CodeIdentityCloned    = "identity_cloned"
+	CodeHostRemoved       = "host_removed"
+	CodeWrongCluster      = "wrong_cluster"
+	CodeWrongPin          = "wrong_pin"
+	CodeNoTrust           = "no_trust"
+	CodeServerUntrusted   = "server_untrusted"
+	CodeServerUnreachable = "server_unreachable"
+)
+
+// transcript returns T for an exchange. Every field is length-prefixed, so no two
+// different exchanges have the same bytes.
+func transcript(init *joinv1.Init, q *joinv1.Question) [sha256.Size]byte {
+	h := sha256.New()
+	field(h, []byte("teleport-join"))
+	number(h, uint64(init.GetProtocol()))
+	field(h, []byte(q.GetClusterName()))
+	field(h, []byte(init.GetTokenId()))
+	field(h, []byte(q.GetMethod()))
+	list(h, init.GetRoles())
+	field(h, []byte(init.GetHostname()))
+	field(h, init.GetTlsPublicKey())
+	field(h, init.GetSshPublicKey())
+	list(h, init.GetPrincipals())
+	field(h, init.GetCurrent().GetCertificate())
+	field(h, q.GetNonce())
+	field(h, q.GetChallenge())
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// currentDigest is what the key of an existing identity signs.
+func currentDigest(t [sha256.Size]byte) [sha256.Size]byte {
+	return sha256.Sum256(slices.Concat([]byte("teleport-join-current"), t[:]))
+}
+
+// resultDigest is what the host CA signs.
+func resultDigest(t [sha256.Size]byte, grant []byte) [sha256.Size]byte {
+	return sha256.Sum256(slices.Concat([]byte("teleport-join-result"), t[:], grant))
+}
+
+func field(h hash.Hash, b []byte) {
+	number(h, uint64(len(b)))
+	h.Write(b)
+}
+
+func list(h hash.Hash, values []string) {
+	number(h, uint64(len(values)))
+	for _, v := range values {
+		field(h, []byte(v))
+	}
+}
+
+func number(h hash.Hash, n uint64) {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], n)
+	h.Write(b[:])
+}
