@@ -1,0 +1,251 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/grpc"
+
+	proxyv1 "teleport/api/proxy/v1"
+	"teleport/internal/ca"
+	"teleport/internal/fault"
+	"teleport/internal/mux"
+	"teleport/internal/rpc"
+	"teleport/internal/types"
+)
+
+// openTimeout bounds the opening of a connection to a node, from TCP to the end
+// of the SSH handshake.
+const openTimeout = 30 * time.Second
+
+// Config is what a Client works with.
+type Config struct {
+	// Proxy is host:port of the Proxy, or of the Auth Service where only Auth is
+	// called. Without a port 443 and 3080 are tried.
+	Proxy string
+	// Credentials of the user; required.
+	Credentials *Credentials
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Log gets debug messages; nil is none.
+	Log *slog.Logger
+	// Dial opens TCP connections; nil is a plain dial.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Client connects to a cluster with a user's credentials. Each call makes its own
+// connection, which the caller closes.
+type Client struct {
+	cfg   Config
+	addrs []string
+}
+
+// New checks the credentials and returns a Client; it does not connect.
+func New(cfg Config) (*Client, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: connectTimeout}).DialContext
+	}
+	if cfg.Credentials == nil {
+		return nil, notLoggedIn("not logged in: run tsh login --proxy=HOST --user=NAME")
+	}
+	if err := cfg.Credentials.Check(cfg.Now()); err != nil {
+		return nil, err
+	}
+	addrs, err := ProxyAddrs(cfg.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	return &Client{cfg: cfg, addrs: addrs}, nil
+}
+
+// tls returns the configuration for a service of the cluster: its certificate is
+// signed by the host CA, ours is shown.
+func (c *Client) tls(role types.SystemRole, protos ...string) *tls.Config {
+	creds := c.cfg.Credentials
+	cert := creds.tls()
+	conf := ca.ClientTLS(func() *tls.Certificate { return cert }, func() *ca.Trust { return creds.Trust }, role)
+	conf.NextProtos = protos
+	return conf
+}
+
+// Auth returns a connection to the Auth API, end to end with the Auth Service:
+// the Proxy only passes it on. It connects at the first call.
+func (c *Client) Auth() (*grpc.ClientConn, error) {
+	proto := mux.ALPNAuthPrefix + c.cfg.Credentials.Trust.Cluster()
+	return rpc.Dial(rpc.DialConfig{Addr: c.addrs[0], TLS: c.tls(types.RoleAuth, proto, "h2"), Dial: c.dialAny})
+}
+
+// dialAny opens a TCP connection to the first of the addresses that answers; the
+// address given is ignored.
+func (c *Client) dialAny(ctx context.Context, network, _ string) (net.Conn, error) {
+	var problems []error
+	for _, addr := range c.addrs {
+		conn, err := c.cfg.Dial(ctx, network, addr)
+		if err == nil {
+			c.cfg.Log.DebugContext(ctx, "connected", "addr", addr)
+			return conn, nil
+		}
+		problems = append(problems, err)
+	}
+	return nil, fault.Unreachable("cannot reach %s: %w", c.cfg.Proxy, errors.Join(problems...))
+}
+
+// NodeConn is a connection to a node's SSH service: what is read and written are
+// the bytes of the SSH protocol.
+type NodeConn struct {
+	*tls.Conn
+	// HostID is the id of the node that was chosen.
+	HostID string
+	// HostName is the name that its host certificate has to carry.
+	HostName string
+}
+
+// DialNode opens a connection to a node, named by host name or host id, either
+// followed by ".<cluster>" or not. One TCP and one TLS handshake are made.
+func (c *Client) DialNode(ctx context.Context, host string, port uint32) (*NodeConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	raw, err := c.dialAny(ctx, "tcp", "")
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, c.tls(types.RoleProxy, mux.ALPNProxySSH))
+	node, err := c.open(ctx, conn, host, port)
+	if err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return node, nil
+}
+
+// open makes the TLS handshake and asks the Proxy for the host.
+func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uint32) (*NodeConn, error) {
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, handshakeError(ctx, c.cfg.Proxy, err)
+	}
+	cluster := c.cfg.Credentials.Trust.Cluster()
+	if err := rpc.WriteFrame(conn, &proxyv1.DialRequest{Host: host, Port: port, Cluster: cluster}); err != nil {
+		return nil, fault.Unreachable("ask the Proxy for %q: %w", host, err)
+	}
+	var resp proxyv1.DialResponse
+	if err := rpc.ReadFrame(conn, &resp, rpc.MaxFrame); err != nil {
+		return nil, c.refused(host, err)
+	}
+	if resp.GetError() != "" {
+		return nil, responseError(&resp)
+	}
+	if !names(host, cluster, &resp) {
+		return nil, fault.Unauthenticated("the Proxy answered %q when asked for %q: refused", resp.GetHostName(), host)
+	}
+	if !stop() {
+		return nil, fault.Unreachable("open a connection to %q: %w", host, context.Cause(ctx))
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
+	}
+	return &NodeConn{Conn: conn, HostID: resp.GetHostId(), HostName: resp.GetHostName()}, nil
+}
+
+// refused explains a connection that ended before the answer: with TLS 1.3 that
+// is also how a server says that it does not accept the client's certificate.
+func (c *Client) refused(host string, err error) error {
+	var alert tls.AlertError
+	if errors.As(err, &alert) {
+		return fault.Unauthenticated("the Proxy at %s does not accept your certificate (%w): run %s", c.cfg.Proxy, err, c.cfg.Credentials.Renew)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return fault.Unreachable("the Proxy at %s closed the connection when asked for %q", c.cfg.Proxy, host)
+	}
+	return fault.Unreachable("ask the Proxy for %q: %w", host, err)
+}
+
+// responseError gives the Proxy's refusal its kind.
+func responseError(resp *proxyv1.DialResponse) error {
+	for _, kind := range fault.Kinds() {
+		if kind.Error() == resp.GetErrorKind() {
+			return fault.New(kind, "%s", resp.GetError())
+		}
+	}
+	return errors.New(resp.GetError())
+}
+
+// names reports whether the answer is about the host that was asked for, so that
+// a Proxy cannot pass one node off as another.
+func names(asked, cluster string, resp *proxyv1.DialResponse) bool {
+	short := func(s string) string { return strings.TrimSuffix(strings.ToLower(s), "."+strings.ToLower(cluster)) }
+	return short(asked) == short(resp.GetHostName()) || short(asked) == short(resp.GetHostId())
+}
+
+// SSH opens an SSH connection to a node as the login. One TLS and one SSH
+// handshake are made, nothing else.
+func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh.Client, error) {
+	signer, err := c.cfg.Credentials.signer()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	node, err := c.DialNode(ctx, host, port)
+	if err != nil {
+		return nil, err
+	}
+	conn := coalesce(node)
+	stop := context.AfterFunc(ctx, func() { _ = node.SetDeadline(time.Unix(1, 0)) })
+	client, chans, reqs, err := ssh.NewClientConn(conn, node.HostName, &ssh.ClientConfig{
+		Config:            sshAlgorithms(),
+		User:              login,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(node.HostName),
+		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoRSASHA512v01},
+		ClientVersion:     "SSH-2.0-Teleport",
+	})
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, sshError(login, host, err)
+	}
+	return ssh.NewClient(client, chans, reqs), nil
+}
+
+// sshAlgorithms prefers what is fastest among what is good.
+func sshAlgorithms() ssh.Config {
+	return ssh.Config{
+		KeyExchanges: []string{ssh.KeyExchangeCurve25519, ssh.KeyExchangeMLKEM768X25519, ssh.KeyExchangeECDHP256},
+		Ciphers:      []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305},
+		MACs:         []string{ssh.HMACSHA256ETM, ssh.HMACSHA512ETM},
+	}
+}
+
+// sshError turns a failed SSH handshake into what the user can act on.
+func sshError(login, host string, err error) error {
+	switch {
+	case strings.Contains(err.Error(), "unable to authenticate"):
+		return fault.Denied("access denied: you may not log in to %q as %q, or there is no such user on it", host, login)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fault.Unreachable("%q does not answer: no SSH handshake within %s", host, openTimeout)
+	case fault.Kind(err) != nil:
+		return fault.New(fault.Kind(err), "SSH handshake with %q: %w", host, err)
+	}
+	return fault.Unreachable("SSH handshake with %q: %w", host, err)
+}
