@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
@@ -351,7 +352,13 @@ func TestHostileRelay(t *testing.T) {
 		{name: "swaps_the_ssh_key", relay: hostile{onInit: func(i *joinv1.Init) { i.SshPublicKey = stolen.SSHPublic }}, code: join.CodeTokenProof},
 		{name: "adds_a_role", relay: hostile{onInit: func(i *joinv1.Init) { i.Roles = append(i.Roles, "Proxy") }}, code: join.CodeTokenProof},
 		{name: "changes_the_name", relay: hostile{onInit: func(i *joinv1.Init) { i.Hostname = "db-1" }}, code: join.CodeTokenProof},
-		{name: "changes_the_grant", relay: hostile{onResult: func(r *joinv1.Result) { r.Grant = append(r.Grant, r.Grant...) }}, code: join.CodeServerUntrusted},
+		{name: "changes_the_grant", relay: hostile{onResult: func(r *joinv1.Result) {
+			grant := &joinv1.Grant{}
+			check(t, proto.Unmarshal(r.Grant, grant))
+			grant.HostId = "somebody-else"
+			r.Grant, err = proto.Marshal(grant)
+			check(t, err)
+		}}, code: join.CodeServerUntrusted},
 		{name: "changes_the_signature", relay: hostile{onResult: func(r *joinv1.Result) { r.Signature[8] ^= 1 }}, code: join.CodeServerUntrusted},
 	}
 	for _, tt := range tests {
