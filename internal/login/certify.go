@@ -1,0 +1,159 @@
+package login
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	auditv1 "teleport/api/audit/v1"
+	loginv1 "teleport/api/login/v1"
+	typesv1 "teleport/api/types/v1"
+	userv1 "teleport/api/user/v1"
+
+	"teleport/internal/access"
+	"teleport/internal/audit"
+	"teleport/internal/ca"
+	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/keys"
+	"teleport/internal/rpc"
+	"teleport/internal/store"
+	"teleport/internal/types"
+)
+
+// checkKeys reads the public keys of a request. The SSH key may be missing.
+func checkKeys(k *loginv1.PublicKeys) (*loginv1.PublicKeys, error) {
+	if _, err := keys.ParsePublicTLS(k.GetTls()); err != nil {
+		return nil, fault.Invalid("keys.tls: %w", err)
+	}
+	out := &loginv1.PublicKeys{Tls: k.GetTls()}
+	if len(k.GetSsh()) == 0 {
+		return out, nil
+	}
+	if _, err := keys.ParsePublicSSH(k.GetSsh()); err != nil {
+		return nil, fault.Invalid("keys.ssh: %w", err)
+	}
+	out.Ssh = k.GetSsh()
+	return out, nil
+}
+
+// certify signs certificates for a user as its roles are now, and makes the event
+// about them. A user that may log in nowhere gets the TLS certificate only.
+func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.User, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, *auditv1.Event, error) {
+	subject, names, err := s.subject(ctx, user)
+	if err != nil {
+		return nil, nil, err
+	}
+	checker := access.NewChecker(subject)
+	logins := checker.Logins()
+	limit := time.Duration(0)
+	if expires := user.GetMetadata().GetExpires(); expires != nil {
+		if limit = expires.AsTime().Sub(s.cfg.Now()); limit <= 0 {
+			return nil, nil, fault.Denied("user %q expired at %s", subject.User, expires.AsTime().Format(time.RFC3339))
+		}
+	}
+	ttl = checker.SessionTTL(ttl, limit)
+	if ttl <= 0 {
+		return nil, nil, fault.Denied("a role of user %q has a max_session_ttl that is no duration: ask an administrator to mend it", subject.User)
+	}
+	tlsDER, sshWire, err := s.cfg.Signer().User(ca.UserRequest{
+		Identity: identity.Identity{
+			Cluster: s.cfg.Cluster(),
+			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits},
+		},
+		TLSKey: public.GetTls(), SSHKey: public.GetSsh(), TTL: ttl,
+		NoLogins: len(logins) == 0, PermitPTY: true, PermitPortForwarding: true,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign certificates of user %q: %w", subject.User, err)
+	}
+	cert, err := x509.ParseCertificate(tlsDER)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read own certificate: %w", err)
+	}
+	certificates := &loginv1.UserCertificates{
+		User: subject.User, ClusterName: s.cfg.Cluster(), Tls: tlsDER, Ssh: sshWire,
+		Authorities: s.authorities(), Expires: timestamppb.New(cert.NotAfter), Roles: names, Logins: logins,
+	}
+	event := audit.New(audit.CertCreate, map[string]any{
+		"cert_type": "user", "user": subject.User, "roles": names, "logins": logins, "ssh": len(sshWire) > 0,
+		"expires": cert.NotAfter, "serial": cert.SerialNumber.Text(16), "issued_to": caller.Name(), "addr.remote": caller.Addr, "success": true,
+	})
+	return certificates, event, nil
+}
+
+// subject returns the user with the roles that exist, and their names. A role
+// that was deleted grants nothing; it is named in the log.
+func (s *Server) subject(ctx context.Context, user *typesv1.User) (access.Subject, []string, error) {
+	subject := access.Subject{User: user.GetMetadata().GetName(), Traits: make(map[string][]string)}
+	for name, values := range user.GetSpec().GetTraits() {
+		subject.Traits[name] = values.GetValues()
+	}
+	var names []string
+	for _, name := range user.GetSpec().GetRoles() {
+		role, err := store.Get[*typesv1.Role](ctx, s.cfg.Store, types.KindRole, name)
+		if errors.Is(err, fault.ErrNotFound) {
+			s.cfg.Log.WarnContext(ctx, "role of user does not exist", "user", subject.User, "role", name)
+			continue
+		}
+		if err != nil {
+			return subject, nil, fmt.Errorf("read role %q: %w", name, err)
+		}
+		subject.Roles = append(subject.Roles, role)
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return subject, nil, fault.Denied("user %q has no role that exists: ask an administrator for one", subject.User)
+	}
+	return subject, names, nil
+}
+
+// authorities returns the public halves of what a user has to know: who signs
+// hosts, and who signs users.
+func (s *Server) authorities() []*typesv1.CertAuthority {
+	var out []*typesv1.CertAuthority
+	for _, c := range s.cfg.Trust().Authorities() {
+		if t := c.GetSpec().GetType(); t == ca.TypeHost || t == ca.TypeUser {
+			out = append(out, ca.Public(c))
+		}
+	}
+	return out
+}
+
+// SignUser makes certificates for a named user without the user's password: for
+// automations. Whoever may create users may do it (see package authz).
+func (s *Server) SignUser(ctx context.Context, req *userv1.SignUserRequest) (*userv1.SignUserResponse, error) {
+	caller := rpc.CallerFrom(ctx)
+	if err := s.cfg.Authorizer.Authorize(ctx, caller, userv1.UserService_SignUser_FullMethodName); err != nil {
+		return nil, err
+	}
+	public, err := checkKeys(req.GetKeys())
+	if err != nil {
+		return nil, err
+	}
+	ttl, err := checkTTL(req.GetTtl(), access.DefaultSessionTTL, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := validUserName(req.GetUser()); err != nil {
+		return nil, err
+	}
+	user, err := store.Get[*typesv1.User](ctx, s.cfg.Store, types.KindUser, req.GetUser())
+	if err != nil {
+		return nil, err
+	}
+	certificates, event, err := s.certify(ctx, caller, user, public, ttl)
+	if err != nil {
+		return nil, err
+	}
+	err = s.cfg.Store.Tx().Check(types.KindUser, req.GetUser(), user.GetMetadata().GetRevision()).Emit(event).Commit(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificates of user %q: %w", req.GetUser(), err)
+	}
+	s.cfg.Log.InfoContext(ctx, "user certificates signed", "user", req.GetUser(), "by", caller.Name())
+	return &userv1.SignUserResponse{Certificates: certificates}, nil
+}
