@@ -9,14 +9,12 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"teleport/internal/types"
 )
 
-const (
-	maxHostname = 253
-	maxLabel    = 63
-	// portLater makes parseAddr accept an address without a port and give it port 0.
-	portLater = -1
-)
+// portLater makes parseAddr accept an address without a port and give it port 0.
+const portLater = -1
 
 // errText is an error made of a sentence that says what was expected. It gets
 // its place and key from whoever reports it.
@@ -73,6 +71,27 @@ func portOf(addr string) int {
 	return n
 }
 
+func checkNodename(s string) error {
+	if !validHostname(s) {
+		return badf("bad node name %s: expected a host name: letters, digits, dots and hyphens", quote(s))
+	}
+	return nil
+}
+
+func checkAdvertised(s string) error {
+	if !isHost(s) || s == "0.0.0.0" || s == "::" {
+		return badf("bad address %s: expected an IP address or a host name that others can reach, without a port", quote(s))
+	}
+	return nil
+}
+
+func checkPath(s string) error {
+	if !strings.HasPrefix(s, "/") {
+		return badf("bad path %s: expected an absolute path", quote(s))
+	}
+	return nil
+}
+
 func isHost(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return true
@@ -80,28 +99,7 @@ func isHost(s string) bool {
 	return validHostname(s)
 }
 
-// validHostname accepts letters, digits, dots and hyphens, beginning with a
-// letter or digit, with no empty part.
-func validHostname(s string) bool {
-	if s == "" || len(s) > maxHostname {
-		return false
-	}
-	for part := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
-		if part == "" || len(part) > maxLabel || part[0] == '-' {
-			return false
-		}
-		for i := range len(part) {
-			if c := part[i]; !alnum(c) && c != '-' {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func alnum(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-}
+func validHostname(s string) bool { return types.ValidHostname(s) == nil }
 
 // hostname returns the system's host name. One that cannot be a node name is
 // replaced by a UUID made from it, so that it stays the same at every start.

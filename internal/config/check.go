@@ -16,6 +16,7 @@ type source struct {
 // complete: file and flags. It fills in what follows from other fields.
 func (c *Config) Check() error {
 	ck := checker{source: c.source}
+	ck.values(c)
 	ck.services(c)
 	ck.cluster(c)
 	ck.listeners(c)
@@ -43,6 +44,47 @@ func (ck *checker) add(keys []string, format string, args ...any) {
 		}
 	}
 	ck.problems = append(ck.problems, p)
+}
+
+// values checks what flags may have set; what came from a file is good already,
+// so these problems have no place in it.
+func (ck *checker) values(c *Config) {
+	bad := func(key string, err error) {
+		if err != nil {
+			ck.problems = append(ck.problems, Problem{Key: key, Text: err.Error()})
+		}
+	}
+	addrs := []struct {
+		key    string
+		addr   *string
+		port   int
+		listen bool
+	}{
+		{"teleport.auth_server", &c.AuthServer, DefaultAuthPort, false},
+		{"teleport.proxy_server", &c.ProxyServer, DefaultProxyPort, false},
+		{"teleport.diag_addr", &c.DiagAddr, 0, true},
+		{"auth_service.listen_addr", &c.Auth.ListenAddr, DefaultAuthPort, true},
+		{"proxy_service.web_listen_addr", &c.Proxy.WebListenAddr, DefaultProxyPort, true},
+		{"ssh_service.listen_addr", &c.SSH.ListenAddr, DefaultSSHPort, true},
+	}
+	for _, a := range addrs {
+		if *a.addr == "" {
+			continue
+		}
+		addr, err := parseAddr(*a.addr, a.port, a.listen)
+		bad(a.key, err)
+		if err == nil {
+			*a.addr = addr
+		}
+	}
+	bad("teleport.data_dir", checkPath(c.DataDir))
+	if c.PIDFile != "" {
+		bad("teleport.pid_file", checkPath(c.PIDFile))
+	}
+	bad("teleport.nodename", checkNodename(c.Nodename))
+	if c.AdvertiseIP != "" {
+		bad("teleport.advertise_ip", checkAdvertised(c.AdvertiseIP))
+	}
 }
 
 func (ck *checker) services(c *Config) {

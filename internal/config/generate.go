@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -56,10 +57,23 @@ func Generate(p GenerateParams) ([]byte, error) {
 	p.writeAuth(&w)
 	p.writeProxy(&w)
 	p.writeSSH(&w)
-	if _, err := Parse("generated configuration", w.Bytes()); err != nil {
-		return nil, err
+	if _, err := Parse("", w.Bytes()); err != nil {
+		return nil, withoutPlaces(err)
 	}
 	return w.Bytes(), nil
+}
+
+// withoutPlaces drops the lines of a text that nobody will see.
+func withoutPlaces(err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	out := &Error{}
+	for _, p := range e.Problems {
+		out.Problems = append(out.Problems, Problem{Key: p.Key, Text: p.Text})
+	}
+	return out
 }
 
 func (p *GenerateParams) check() error {
@@ -76,6 +90,9 @@ func (p *GenerateParams) check() error {
 	}
 	if p.JoinMethod == "" {
 		p.JoinMethod = MethodToken
+	}
+	if p.JoinMethod != MethodToken {
+		return fault.Unsupported("--join-method=%s is not supported yet: expected token", p.JoinMethod)
 	}
 	if p.DataDir == "" {
 		p.DataDir = DefaultDataDir

@@ -5,8 +5,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"teleport/internal/types"
 )
 
 // value is one value of the file, with the path of its key. Its methods read it
@@ -23,6 +27,13 @@ type schema map[string]func(value)
 // bad reports a problem at the value.
 func (v value) bad(format string, args ...any) {
 	v.d.problem(nodePosition(v.node), v.path, format, args...)
+}
+
+// badIf reports the error, if there is one, as a problem at the value.
+func (v value) badIf(err error) {
+	if err != nil {
+		v.bad("%s", err)
+	}
 }
 
 // resolve follows anchors and aliases, within limits. It returns nil when the
@@ -196,28 +207,31 @@ func parseBool(s string) (b, ok bool) {
 	return false, false
 }
 
-// duration reads a time such as "1m30s".
+// duration reads a time such as "1m30s", or zero.
 func (v value) duration() (time.Duration, bool) {
 	s, ok := v.text("a duration such as 30s or 1h")
 	if !ok {
 		return 0, false
 	}
-	t, err := time.ParseDuration(s)
-	if err != nil || t < 0 {
+	if t, err := time.ParseDuration(s); err == nil && t == 0 {
+		return 0, true
+	}
+	t, err := types.ParseDuration(s)
+	if err != nil {
 		v.bad("bad duration %s: expected a number with a unit, such as 30s, 5m or 1h30m", quote(s))
 		return 0, false
 	}
 	return t, true
 }
 
-// path reads an absolute path.
+// absPath reads an absolute path.
 func (v value) absPath() (string, bool) {
 	s, ok := v.text("an absolute path")
 	if !ok {
 		return "", false
 	}
-	if !strings.HasPrefix(s, "/") {
-		v.bad("bad path %s: expected an absolute path", quote(s))
+	if err := checkPath(s); err != nil {
+		v.badIf(err)
 		return "", false
 	}
 	return s, true
@@ -286,7 +300,7 @@ func describe(n ast.Node) string {
 // brackets.
 func joinPath(path, key string) string {
 	plain := !strings.ContainsFunc(key, func(r rune) bool {
-		return r > '~' || !alnum(byte(r)) && r != '_' && r != '-'
+		return r >= utf8.RuneSelf || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-'
 	})
 	switch {
 	case !plain:

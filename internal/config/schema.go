@@ -35,12 +35,10 @@ func topSchema(c *Config) schema {
 func teleportSchema(c *Config) schema {
 	s := schema{
 		"nodename": func(v value) {
-			name, ok := v.text("a host name")
-			if ok && !validHostname(name) {
-				v.bad("bad node name %s: expected letters, digits, dots and hyphens, beginning with a letter or digit", quote(name))
-				return
+			if name, ok := v.text("a host name"); ok {
+				v.badIf(checkNodename(name))
+				c.Nodename = name
 			}
-			c.Nodename = name
 		},
 		"data_dir":     setPath(&c.DataDir),
 		"pid_file":     setPath(&c.PIDFile),
@@ -149,15 +147,10 @@ func authServers(c *Config) func(value) {
 
 func advertiseIP(c *Config) func(value) {
 	return func(v value) {
-		s, ok := v.text("an IP address or host name")
-		if !ok {
-			return
+		if s, ok := v.text("an IP address or host name"); ok {
+			v.badIf(checkAdvertised(s))
+			c.AdvertiseIP = s
 		}
-		if !isHost(s) || s == "0.0.0.0" || s == "::" {
-			v.bad("bad address %s: expected an IP address or a host name that others can reach, without a port", quote(s))
-			return
-		}
-		c.AdvertiseIP = s
 	}
 }
 

@@ -1,6 +1,6 @@
 package config
 
-import "strings"
+import "teleport/internal/types"
 
 func authSchema(a *AuthConfig) schema {
 	s := schema{
@@ -86,23 +86,20 @@ func sshSchema(c *SSHConfig) schema {
 
 func readLabels(v value, to map[string]string) {
 	v.entries("labels, such as env: prod", func(e value, name string) {
-		if !validLabelKey(name) {
-			e.d.problem(e.keyAt(), e.path, "bad label name: expected letters, digits and any of ._-/:, at most %d characters", maxLabelKey)
+		if err := types.ValidLabelKey(name); err != nil {
+			e.d.problem(e.keyAt(), e.path, "bad label name: %s", err)
 			return
 		}
-		if s, ok := e.text("a string"); ok {
-			to[name] = s
+		s, ok := e.text("a string")
+		if ok && len(s) > maxLabelValue {
+			e.bad("too long: expected at most %d bytes", maxLabelValue)
 		}
+		to[name] = s
 	})
 }
 
-const maxLabelKey = 128
-
-func validLabelKey(s string) bool {
-	return s != "" && len(s) <= maxLabelKey && !strings.ContainsFunc(s, func(r rune) bool {
-		return r > '~' || !alnum(byte(r)) && !strings.ContainsRune("._-/:", r)
-	})
-}
+// maxLabelValue is what the cluster accepts.
+const maxLabelValue = 1024
 
 func labelCommand(v value) Command {
 	c := Command{Period: minPeriod}
@@ -110,8 +107,11 @@ func labelCommand(v value) Command {
 	v.mapping(schema{
 		"name": func(e value) {
 			s, ok := e.text("a label name")
-			if ok && !validLabelKey(s) {
-				e.bad("bad label name %s: expected letters, digits and any of ._-/:", quote(s))
+			if !ok {
+				return
+			}
+			if err := types.ValidLabelKey(s); err != nil {
+				e.bad("bad label name: %s", err)
 			}
 			c.Name = s
 		},

@@ -1,0 +1,249 @@
+package internal_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "teleport"
+
+// floors is the table of the house: a package imports only packages of floors
+// below its own. A path that ends in "/..." stands for everything below it.
+var floors = []struct {
+	floor    int
+	packages []string
+}{
+	{1, []string{"internal/fault", "internal/version", "api/..."}},
+	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/backend"}},
+	{3, []string{
+		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
+		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/diag",
+	}},
+	{4, []string{"internal/ca", "internal/cache", "internal/store"}},
+	{5, []string{"internal/rpc", "internal/mux", "internal/state"}},
+	{6, []string{"internal/authz", "internal/tunnel", "internal/client", "internal/control"}},
+	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshd"}},
+	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh"}},
+	{9, []string{"internal/config"}},
+	{10, []string{"internal/process"}},
+	{11, []string{"cmd/teleport", "cmd/tctl", "cmd/tsh", "test/..."}},
+}
+
+// ceilings hold where a package must stay further from the roof than its floor
+// alone would keep it: config is read by clients too, so it knows no service.
+var ceilings = map[string]int{"internal/config": 2}
+
+// thin packages never reach what is below, not even through others: they are
+// what people download and start a hundred times a day.
+var (
+	thin    = []string{"internal/client", "cmd/tsh", "cmd/tctl"}
+	notThin = []string{
+		"internal/service/...", "internal/process", "internal/backend/...", "internal/store", "internal/authapi", "internal/login",
+		"modernc.org/...", "github.com/aws/...", "cloud.google.com/...", "github.com/Azure/...", "k8s.io/...",
+	}
+)
+
+// goPackage is what the tests of the whole tree need to know of a package.
+type goPackage struct {
+	name      string
+	doc       bool
+	generated bool
+	imports   map[string]string // import path -> file that has it
+}
+
+func TestFloors(t *testing.T) {
+	tree := readTree(t)
+	for _, p := range slices.Sorted(maps.Keys(tree)) {
+		own, known := floorOf(p)
+		if !known {
+			t.Errorf("%s has no floor: add it to a row of the table in internal/floors_test.go", p)
+			continue
+		}
+		for _, imp := range slices.Sorted(maps.Keys(tree[p].imports)) {
+			below, ours := strings.CutPrefix(imp, module+"/")
+			if !ours || sameTree("api/", p, below) || sameTree("test/", p, below) {
+				continue
+			}
+			floor, known := floorOf(below)
+			limit := own - 1
+			if c, ok := ceilings[p]; ok {
+				limit = c
+			}
+			if known && floor > limit {
+				t.Errorf("%s: %s (floor %d) imports %s (floor %d); it may import floors up to %d",
+					tree[p].imports[imp], p, own, below, floor, limit)
+			}
+		}
+	}
+}
+
+func TestThin(t *testing.T) {
+	tree := readTree(t)
+	for _, root := range thin {
+		if _, ok := tree[root]; !ok {
+			continue
+		}
+		seen := map[string]bool{}
+		var walk func(p string, chain []string)
+		walk = func(p string, chain []string) {
+			if seen[p] {
+				return
+			}
+			seen[p] = true
+			chain = append(slices.Clone(chain), p)
+			if matches(notThin, p) {
+				t.Errorf("%s must stay thin but reaches %s: %s", root, p, strings.Join(chain, " -> "))
+				return
+			}
+			pkg, ok := tree[p]
+			if !ok {
+				return
+			}
+			for _, imp := range slices.Sorted(maps.Keys(pkg.imports)) {
+				walk(strings.TrimPrefix(imp, module+"/"), chain)
+			}
+		}
+		walk(root, nil)
+	}
+}
+
+func TestServicesDoNotKnowEachOther(t *testing.T) {
+	for p, pkg := range readTree(t) {
+		if !strings.HasPrefix(p, "internal/service/") {
+			continue
+		}
+		for imp, file := range pkg.imports {
+			if strings.HasPrefix(imp, module+"/internal/service/") {
+				t.Errorf("%s: %s imports %s", file, p, imp)
+			}
+		}
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	root := repoRoot(t)
+	forEachFile(t, func(dir, file string) {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, parser.SkipObjectResolution|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ast.IsGenerated(f) {
+			return
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+				t.Errorf("%s: %s has an init function: pass what is needed instead", file, dir)
+			}
+		}
+	})
+}
+
+// sameTree reports whether both packages stand below the folder: generated code
+// and tests may import their own kind.
+func sameTree(folder, a, b string) bool {
+	return strings.HasPrefix(a, folder) && strings.HasPrefix(b, folder)
+}
+
+func floorOf(p string) (int, bool) {
+	for _, row := range floors {
+		if matches(row.packages, p) {
+			return row.floor, true
+		}
+	}
+	return 0, false
+}
+
+// matches reports whether p is one of the patterns; "a/..." is a and all below.
+func matches(patterns []string, p string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		prefix, deep := strings.CutSuffix(pattern, "/...")
+		return p == prefix || deep && strings.HasPrefix(p, prefix+"/")
+	})
+}
+
+// readTree reads the imports of every package of the module, without tests.
+func readTree(t *testing.T) map[string]*goPackage {
+	t.Helper()
+	root := repoRoot(t)
+	tree := map[string]*goPackage{}
+	forEachFile(t, func(dir, file string) {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, file), nil, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkg := tree[dir]
+		if pkg == nil {
+			pkg = &goPackage{name: f.Name.Name, imports: map[string]string{}}
+			tree[dir] = pkg
+		}
+		pkg.doc = pkg.doc || f.Doc != nil && strings.TrimSpace(f.Doc.Text()) != ""
+		pkg.generated = pkg.generated || ast.IsGenerated(f)
+		for _, spec := range f.Imports {
+			imp, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pkg.imports[imp] = file
+		}
+	})
+	if len(tree) == 0 {
+		t.Fatal("found no packages")
+	}
+	return tree
+}
+
+// forEachFile calls visit for every Go file that is not a test, with paths
+// relative to the root of the repository.
+func forEachFile(t *testing.T, visit func(dir, file string)) {
+	t.Helper()
+	root := repoRoot(t)
+	for _, top := range []string{"api", "cmd", "internal", "test"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(file string, d fs.DirEntry, err error) error {
+			if os.IsNotExist(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if d.IsDir() && (d.Name() == "testdata" || d.Name() == "node_modules") {
+				return filepath.SkipDir
+			}
+			if d.IsDir() || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+				return nil
+			}
+			rel, err := filepath.Rel(root, file)
+			if err != nil {
+				return err
+			}
+			rel = filepath.ToSlash(rel)
+			visit(path.Dir(rel), rel)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// repoRoot is the folder above this one.
+func repoRoot(t *testing.T) string {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "go.mod")); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
