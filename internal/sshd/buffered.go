@@ -7,28 +7,33 @@ import (
 )
 
 const (
+	// writeAtOnce is how much is worth a write of its own.
+	writeAtOnce = 16 << 10
 	// writeBehind is how much may wait for the socket before a writer has to.
 	writeBehind = 128 << 10
 	// closeGrace is how long Close waits for what was written before.
 	closeGrace = 2 * time.Second
 )
 
-// buffered collects writes that follow each other at once into one write to the
-// connection below. x/crypto/ssh writes every packet by itself; a client that
-// uses Nagle's algorithm then waits 40 ms for a delayed acknowledgement at each
-// step of the handshake. Writing happens on a goroutine that lives only while
-// there is something to write: an idle connection costs nothing, and on a busy one
-// encryption and the system calls run side by side.
+// buffered collects small writes that follow each other at once into one write to
+// the connection below: x/crypto/ssh writes every packet by itself, and a packet of
+// bulk data in two parts. What is small is written by a goroutine that lives only
+// while there is something to write, so that an idle connection costs nothing.
 type buffered struct {
 	net.Conn
 
+	// ahead is what was read but not asked for yet; only Read uses it.
+	ahead []byte
+
 	mu sync.Mutex
-	// changed is signalled when the writer made progress.
+	// changed is signalled when a write below returned.
 	changed *sync.Cond
 	waiting []byte
-	writing bool
-	closed  bool
-	err     error
+	// coming is set while a goroutine is on its way to write what is waiting, and
+	// writing while somebody writes.
+	coming, writing bool
+	closed          bool
+	err             error
 }
 
 func newBuffered(nc net.Conn) *buffered {
@@ -42,6 +47,31 @@ var buffers = sync.Pool{New: func() any {
 	b := make([]byte, 0, writeBehind+(64<<10))
 	return &b
 }}
+
+// smallRead is the size below which Read fetches more than it was asked for: the
+// version line is read byte by byte.
+const smallRead = 512
+
+// Read reads.
+func (b *buffered) Read(p []byte) (int, error) {
+	if len(b.ahead) == 0 && len(p) < smallRead {
+		buf := make([]byte, smallRead)
+		n, err := b.Conn.Read(buf)
+		if n == 0 {
+			return 0, err
+		}
+		b.ahead = buf[:n]
+	}
+	if len(b.ahead) > 0 {
+		n := copy(p, b.ahead)
+		b.ahead = b.ahead[n:]
+		if len(b.ahead) == 0 {
+			b.ahead = nil
+		}
+		return n, nil
+	}
+	return b.Conn.Read(p)
+}
 
 // Write queues p. An error of an earlier write is reported here.
 func (b *buffered) Write(p []byte) (int, error) {
@@ -60,17 +90,32 @@ func (b *buffered) Write(p []byte) (int, error) {
 		b.waiting = *buffers.Get().(*[]byte)
 	}
 	b.waiting = append(b.waiting, p...)
-	if !b.writing {
-		b.writing = true
-		go b.write()
+	switch {
+	case b.writing:
+	case len(b.waiting) >= writeAtOnce:
+		b.writeLocked()
+	case !b.coming:
+		b.coming = true
+		go b.writeSoon()
 	}
 	return len(p), nil
 }
 
-// write empties the queue and ends.
-func (b *buffered) write() {
+// writeSoon runs once the writer has nothing to add for the moment, or another
+// processor is free.
+func (b *buffered) writeSoon() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.coming = false
+	if !b.writing {
+		b.writeLocked()
+	}
+	b.changed.Broadcast()
+}
+
+// writeLocked empties the queue. The mutex is released during each write.
+func (b *buffered) writeLocked() {
+	b.writing = true
 	for len(b.waiting) > 0 && b.err == nil {
 		out := b.waiting
 		b.waiting = nil
@@ -95,7 +140,7 @@ func (b *buffered) Close() error {
 	b.mu.Lock()
 	b.closed = true
 	b.changed.Broadcast()
-	for b.writing {
+	for b.writing || b.coming {
 		b.changed.Wait()
 	}
 	b.mu.Unlock()

@@ -75,7 +75,7 @@ func start(t testing.TB, change func(*sshd.Config)) *world {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(ctx, ln) }()
+	go func() { done <- srv.Serve(ctx, sshd.QuickAck(ln)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
