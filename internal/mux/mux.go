@@ -141,7 +141,7 @@ func (m *Mux) Serve(ctx context.Context) error {
 		}
 		conns.Wait()
 	}()
-	return acceptLoop(ctx, m.cfg.Listener, m.cfg.Log, func(conn net.Conn) {
+	return Accept(ctx, m.cfg.Listener, m.cfg.Log, func(conn net.Conn) {
 		m.accepted.Add(1)
 		conns.Go(func() { m.handle(ctx, conn) })
 	})
@@ -207,9 +207,10 @@ func (m *Mux) refuse(ctx context.Context, conn net.Conn, raw []byte, evicted boo
 	m.cfg.Log.DebugContext(ctx, "connection refused before TLS", "remote_addr", conn.RemoteAddr().String(), "error", err)
 }
 
-// acceptLoop calls handle for each connection until ctx ends. Shortage of file
-// descriptors and the like pass; only a closed listener is final.
-func acceptLoop(ctx context.Context, ln net.Listener, log *slog.Logger, handle func(net.Conn)) error {
+// Accept calls handle for each connection of ln until ctx ends and then returns nil;
+// handle must not block. Shortage of file descriptors and the like pass; only a
+// closed listener is final. The caller closes ln when ctx ends.
+func Accept(ctx context.Context, ln net.Listener, log *slog.Logger, handle func(net.Conn)) error {
 	pause := retry.Backoff{Min: 5 * time.Millisecond, Max: time.Second}
 	for {
 		conn, err := ln.Accept()

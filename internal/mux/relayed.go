@@ -120,7 +120,7 @@ type relayed struct {
 }
 
 func (r *relayed) serve(ctx context.Context) {
-	_ = acceptLoop(ctx, r.inner, slog.New(slog.DiscardHandler), func(conn net.Conn) {
+	_ = Accept(ctx, r.inner, slog.New(slog.DiscardHandler), func(conn net.Conn) {
 		r.work.Go(func() { r.handle(ctx, conn) })
 	})
 	_ = r.listener.Close()
