@@ -1,0 +1,252 @@
+package authapi
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	resourcev1 "teleport/api/resource/v1"
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/access"
+	"teleport/internal/fault"
+	"teleport/internal/rpc"
+	"teleport/internal/types"
+)
+
+// maxPageBytes keeps an answer well below what clients accept.
+const maxPageBytes = rpc.MaxResponse * 3 / 4
+
+// ResourceServer reads and writes resources of every kind that is served.
+type ResourceServer struct {
+	resourcev1.UnimplementedResourceServiceServer
+	cfg Config
+}
+
+// NewResource returns the handler of ResourceService.
+func NewResource(cfg Config) (*ResourceServer, error) {
+	cfg, err := cfg.checked()
+	return &ResourceServer{cfg: cfg}, err
+}
+
+// GetResource returns one resource. A user who may not read nodes gets those that
+// its roles let it see.
+func (s *ResourceServer) GetResource(ctx context.Context, req *resourcev1.GetResourceRequest) (*resourcev1.GetResourceResponse, error) {
+	info, err := served(req.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	see, err := s.visible(ctx, info.Name, types.VerbRead)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.cfg.Store.Get(ctx, info.Name, req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if !see(r) {
+		return nil, fault.NotFound("%s %q does not exist", info.Name, clip(req.GetName()))
+	}
+	packed, err := types.ToAny(public(r))
+	return &resourcev1.GetResourceResponse{Resource: packed}, err
+}
+
+// ListResources returns a page of resources. A user who may not list nodes gets
+// those that its roles let it see: a page may then be short, or empty, although
+// more follow.
+func (s *ResourceServer) ListResources(ctx context.Context, req *resourcev1.ListResourcesRequest) (*resourcev1.ListResourcesResponse, error) {
+	info, err := served(req.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetPageSize() < 0 {
+		return nil, fault.Invalid("page_size %d: use 1 to 1000, or 0 for the default", req.GetPageSize())
+	}
+	see, err := s.visible(ctx, info.Name, types.VerbList)
+	if err != nil {
+		return nil, err
+	}
+	for size := int(req.GetPageSize()); ; {
+		page, next, err := s.cfg.Store.List(ctx, info.Name, size, req.GetPageToken())
+		if err != nil {
+			return nil, err
+		}
+		out, bytes, err := pack(page, see)
+		if err != nil {
+			return nil, err
+		}
+		if bytes > maxPageBytes && len(page) > 1 {
+			size = len(page) / 2
+			continue
+		}
+		return &resourcev1.ListResourcesResponse{Resources: out, NextPageToken: next}, nil
+	}
+}
+
+func pack(page []types.Resource, see func(types.Resource) bool) ([]*anypb.Any, int, error) {
+	out := make([]*anypb.Any, 0, len(page))
+	bytes := 0
+	for _, r := range page {
+		if !see(r) {
+			continue
+		}
+		packed, err := types.ToAny(public(r))
+		if err != nil {
+			return nil, 0, err
+		}
+		bytes += proto.Size(packed)
+		out = append(out, packed)
+	}
+	return out, bytes, nil
+}
+
+// visible returns what the caller may see of a kind: everything with the verb; of
+// nodes, without it, those that its roles match.
+func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(types.Resource) bool, error) {
+	everything := func(types.Resource) bool { return true }
+	caller := rpc.CallerFrom(ctx)
+	if kind != types.KindNode || caller.User() == nil {
+		return everything, s.cfg.Authorizer.Verb(ctx, caller, kind, verb)
+	}
+	subject, err := s.cfg.Authorizer.Subject(ctx, caller)
+	if err != nil {
+		return nil, err
+	}
+	checker := access.NewChecker(subject)
+	if checker.Verb(kind, verb).Allowed {
+		return everything, nil
+	}
+	return func(r types.Resource) bool {
+		server, ok := r.(*typesv1.Server)
+		return ok && checker.Sees(types.ServerLabels(server)).Allowed
+	}, nil
+}
+
+// CreateResource adds a resource.
+func (s *ResourceServer) CreateResource(ctx context.Context, req *resourcev1.CreateResourceRequest) (*resourcev1.CreateResourceResponse, error) {
+	w, err := s.writing(ctx, req.GetResource(), types.VerbCreate)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.rules.name(ctx, s, w.resource, false); err != nil {
+		return nil, err
+	}
+	if err := s.commitNew(ctx, w); err != nil {
+		return nil, err
+	}
+	packed, err := types.ToAny(public(w.resource))
+	return &resourcev1.CreateResourceResponse{Resource: packed}, err
+}
+
+// UpdateResource replaces a resource that is still at the revision the caller read.
+func (s *ResourceServer) UpdateResource(ctx context.Context, req *resourcev1.UpdateResourceRequest) (*resourcev1.UpdateResourceResponse, error) {
+	w, err := s.writing(ctx, req.GetResource(), types.VerbUpdate)
+	if err != nil {
+		return nil, err
+	}
+	md := w.resource.GetMetadata()
+	if md.GetRevision() == "" {
+		return nil, fault.Invalid("metadata.revision: missing: read the %s, change it and send it back with the revision it came with", w.resource.GetKind())
+	}
+	old, err := s.cfg.Store.Get(ctx, w.resource.GetKind(), md.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if old.GetMetadata().GetRevision() != md.GetRevision() {
+		return nil, fault.Stale("%s %q was changed by somebody else: read it again and retry", w.resource.GetKind(), md.GetName())
+	}
+	if err := s.commitOver(ctx, w, old); err != nil {
+		return nil, err
+	}
+	packed, err := types.ToAny(public(w.resource))
+	return &resourcev1.UpdateResourceResponse{Resource: packed}, err
+}
+
+// upsertTries is how often an upsert that meets other writers starts again.
+const upsertTries = 5
+
+// UpsertResource writes a resource whether or not there is one of that name.
+func (s *ResourceServer) UpsertResource(ctx context.Context, req *resourcev1.UpsertResourceRequest) (*resourcev1.UpsertResourceResponse, error) {
+	w, err := s.writing(ctx, req.GetResource(), types.VerbCreate, types.VerbUpdate)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.rules.name(ctx, s, w.resource, true); err != nil {
+		return nil, err
+	}
+	md := w.resource.GetMetadata()
+	var created bool
+	for range upsertTries {
+		var old types.Resource
+		old, err = s.cfg.Store.Get(ctx, w.resource.GetKind(), md.GetName())
+		switch {
+		case errors.Is(err, fault.ErrNotFound):
+			created = true
+			err = s.commitNew(ctx, w)
+		case err == nil:
+			created = false
+			md.Revision = old.GetMetadata().GetRevision()
+			err = s.commitOver(ctx, w, old)
+		}
+		if err == nil {
+			packed, err := types.ToAny(public(w.resource))
+			return &resourcev1.UpsertResourceResponse{Resource: packed, Created: created}, err
+		}
+		if !errors.Is(err, fault.ErrStale) && !errors.Is(err, fault.ErrExists) && !errors.Is(err, fault.ErrNotFound) {
+			break
+		}
+	}
+	return nil, err
+}
+
+// write is a resource on its way to the store, with the rules of its kind.
+type write struct {
+	resource types.Resource
+	rules    rules
+}
+
+// writing unpacks and checks what a caller with the verbs wants to write.
+func (s *ResourceServer) writing(ctx context.Context, packed *anypb.Any, verbs ...string) (*write, error) {
+	r, err := types.FromAny(packed)
+	if err != nil {
+		return nil, err
+	}
+	info, err := served(r.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range verbs {
+		if err := s.cfg.verb(ctx, info.Name, v); err != nil {
+			return nil, err
+		}
+	}
+	kindRules, ok := rulesOf(info.Name)
+	if !ok || !info.Writable {
+		return nil, fault.Unsupported("a resource of kind %s is not written by people: the cluster keeps it", info.Name)
+	}
+	if err := types.Check(r); err != nil {
+		return nil, err
+	}
+	if e := r.GetMetadata().GetExpires(); e != nil && !e.AsTime().After(s.cfg.Now()) {
+		return nil, fault.Invalid("metadata.expires: %s has passed", e.AsTime().UTC().Format("2006-01-02 15:04:05 UTC"))
+	}
+	return &write{resource: r, rules: kindRules}, nil
+}
+
+func (s *ResourceServer) commitNew(ctx context.Context, w *write) error {
+	tx := s.cfg.Store.Tx()
+	if err := w.rules.complete(ctx, s, tx, w.resource, nil); err != nil {
+		return err
+	}
+	return tx.Create(w.resource).Emit(event(ctx, w.rules.created, w.rules.fields(w.resource))).Commit(ctx)
+}
+
+// commitOver replaces old, whose revision w.resource carries.
+func (s *ResourceServer) commitOver(ctx context.Context, w *write, old types.Resource) error {
+	tx := s.cfg.Store.Tx()
+	if err := w.rules.complete(ctx, s, tx, w.resource, old); err != nil {
+		return err
+	}
+	return tx.Update(w.resource).Emit(event(ctx, w.rules.updated, w.rules.fields(w.resource))).Commit(ctx)
+}
