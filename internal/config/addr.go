@@ -32,10 +32,14 @@ func parseAddr(s string, defaultPort int, listen bool) (string, error) {
 	}
 	host, portText, err := net.SplitHostPort(s)
 	if err != nil {
-		if defaultPort == 0 || !isHost(strings.Trim(s, "[]")) {
+		host = s
+		if inner, ok := strings.CutPrefix(s, "["); ok {
+			host, _ = strings.CutSuffix(inner, "]")
+		}
+		if defaultPort == 0 || !isHost(host) || strings.Contains(host, "]") || len(s)-len(host) == 1 {
 			return "", badf("bad address %s: expected host:port", quote(s))
 		}
-		if host = strings.Trim(s, "[]"); defaultPort == portLater {
+		if defaultPort == portLater {
 			return net.JoinHostPort(host, "0"), nil
 		}
 		portText = strconv.Itoa(defaultPort)
@@ -92,9 +96,15 @@ func checkPath(s string) error {
 	return nil
 }
 
+// isHost accepts IP addresses and host names. What ends in a number and is no
+// address is a mistake, such as a port alone.
 func isHost(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return true
+	}
+	last := s[strings.LastIndexByte(s, '.')+1:]
+	if _, err := strconv.ParseUint(last, 10, 64); err == nil {
+		return false
 	}
 	return validHostname(s)
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"teleport/internal/fault"
 	"teleport/internal/types"
@@ -57,6 +59,9 @@ func Generate(p GenerateParams) ([]byte, error) {
 	p.writeAuth(&w)
 	p.writeProxy(&w)
 	p.writeSSH(&w)
+	if w.odd != "" {
+		return nil, fault.Invalid("bad value for %s: line breaks and control characters are not allowed", w.odd)
+	}
 	if _, err := Parse("", w.Bytes()); err != nil {
 		return nil, withoutPlaces(err)
 	}
@@ -208,21 +213,30 @@ func (p *GenerateParams) writeSSH(w *yamlWriter) {
 
 // yamlWriter writes the little YAML that a configuration needs, two spaces a
 // level and every value from outside in double quotes.
-type yamlWriter struct{ bytes.Buffer }
+type yamlWriter struct {
+	bytes.Buffer
+	// odd is the key of a value that cannot be written, or empty.
+	odd string
+}
 
 func (w *yamlWriter) line(level int, text string) {
 	fmt.Fprintf(w, "%s%s\n", strings.Repeat("  ", level), text)
 }
 
-func (w *yamlWriter) pair(level int, key, val string) { w.line(level, key+": "+quoteYAML(val)) }
+func (w *yamlWriter) pair(level int, key, val string) {
+	if !utf8.ValidString(val) || strings.ContainsFunc(val, unicode.IsControl) {
+		w.odd = key
+	}
+	w.line(level, key+": "+quoteYAML(val))
+}
 
 func (w *yamlWriter) enabled(section string, on bool) {
 	w.line(0, section+":")
 	w.line(1, "enabled: "+map[bool]string{true: "yes", false: "no"}[on])
 }
 
-// quoteYAML returns the value in double quotes. Only the quote and the backslash
-// need an escape: Parse refuses control characters anyway.
+// quoteYAML returns the value in double quotes, where only the quote and the
+// backslash need an escape once control characters are out.
 func quoteYAML(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
 }

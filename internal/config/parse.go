@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -117,7 +118,11 @@ func (d *decoder) syntax(err error) {
 		d.problem(position{}, "", "not valid YAML")
 		return
 	}
-	d.problem(tokenPosition(se.Token), "", "not valid YAML: %s", se.Message)
+	hint := ""
+	if strings.Contains(se.Message, "\t") || strings.Contains(se.Message, "tab") {
+		hint = ": indent with spaces"
+	}
+	d.problem(tokenPosition(se.Token), "", "not valid YAML: %s%s", strings.ReplaceAll(se.Message, "\t", `\t`), hint)
 }
 
 // document returns the root of the only document, or nil if the file says

@@ -36,7 +36,7 @@ func belongs(name, section string) string {
 	for _, sec := range sectionSchemas(cfg) {
 		_, ok := sec.keys[name]
 		if ok && sec.name != section && name != "enabled" {
-			return "into the section " + sec.name
+			return "in section " + sec.name
 		}
 	}
 	return ""

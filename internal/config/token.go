@@ -103,12 +103,21 @@ func parseStaticToken(s string) (tok StaticToken, warning string, err error) {
 		return tok, "", badf("expected \"role,role:token\" or \"role:/path/to/tokenfile\", found no colon")
 	}
 	if tok.Roles, err = types.ParseSystemRoles(roles); err != nil {
-		return tok, "", badf("%s", err)
+		// The text may be the secret, with the two halves exchanged.
+		return tok, "", badf("unknown service type before the colon: expected some of %s", roleFlags())
 	}
 	if tok.Value, err = ReadToken(value); err != nil {
 		return tok, "", badf("%s", err)
 	}
 	return tok, TokenWarning(value), nil
+}
+
+func roleFlags() string {
+	var flags []string
+	for _, r := range types.SystemRoles() {
+		flags = append(flags, r.Flag())
+	}
+	return strings.Join(flags, ", ")
 }
 
 // parsePin returns the pin in its canonical form.
