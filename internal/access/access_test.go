@@ -137,6 +137,9 @@ func TestLabelValues(t *testing.T) {
 		{"escaped_end_matches_nothing", `^a\$`, "a$", false},
 		{"quote_over_end_matches_nothing", `^\Qa$`, "a$", false},
 		{"repeat_bomb_matches_nothing", "^((a{1000}){1000}){1000}$", "a", false},
+		{"repeats_matches_nothing", "^(a{0,1000}){5}$", "a", false},
+		{"many_repeats_match_nothing", "^" + strings.Repeat("a{1000}?", 100) + "$", "a", false},
+		{"some_repeats", "^[a-z]{1,63}([.][a-z]{1,63}){0,3}$", "www.example.com", true},
 		{"long_regexp_matches_nothing", "^" + strings.Repeat("a", 2000) + "$", strings.Repeat("a", 2000), false},
 	}
 	for _, tt := range tests {

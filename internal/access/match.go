@@ -2,6 +2,7 @@ package access
 
 import (
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -9,6 +10,9 @@ import (
 
 	"teleport/internal/fault"
 )
+
+// maxRegexp bounds the size of a regular expression.
+const maxRegexp = 4096
 
 // wildcard alone stands for everything.
 const wildcard = "*"
@@ -32,14 +36,35 @@ func compileRegexp(s string) (*regexp.Regexp, error) {
 	if len(s) > maxValue {
 		return nil, fault.Invalid("regular expression of %d bytes is too long: use at most %d", len(s), maxValue)
 	}
-	if _, err := regexp.Compile(s); err != nil {
+	tree, err := syntax.Parse(s, syntax.Perl)
+	if err != nil {
 		return nil, fault.Invalid("regular expression %q: %w", s, err)
+	}
+	if regexpSize(tree) > maxRegexp {
+		return nil, fault.Invalid("regular expression %q repeats too much: it would have more than %d parts", s, maxRegexp)
 	}
 	re, err := regexp.Compile(`\A(?:` + s[1:len(s)-1] + `)\z`)
 	if err != nil {
 		return nil, fault.Invalid("regular expression %q: the last $ is not an anchor", s)
 	}
 	return re, nil
+}
+
+// regexpSize returns how many parts an expression has once its counted
+// repetitions are written out, which is what time and memory grow with. It stops
+// counting soon after maxRegexp.
+func regexpSize(re *syntax.Regexp) int {
+	size := 1 + len(re.Rune)
+	for _, sub := range re.Sub {
+		size += regexpSize(sub)
+		if size > maxRegexp {
+			return size
+		}
+	}
+	if re.Op == syntax.OpRepeat {
+		size *= max(re.Min, re.Max, 1)
+	}
+	return size
 }
 
 // compileValue turns one label value of a role into its patterns: none when its
