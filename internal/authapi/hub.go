@@ -1,0 +1,290 @@
+package authapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "teleport/api/agent/v1"
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/fault"
+	"teleport/internal/retry"
+	"teleport/internal/store"
+	"teleport/internal/types"
+)
+
+// feedLength is how many changes a feed remembers: who falls further behind starts
+// over with a snapshot.
+const feedLength = 8192
+
+// hub follows the store once for all control streams. It keeps each resource as the
+// very message that is sent, shared by every stream, and a feed of recent changes
+// for each audience; a stream has only its place in a feed.
+type hub struct {
+	store *store.Store
+	log   *slog.Logger
+	// onGone is called when an instance was deleted.
+	onGone func(hostID string)
+
+	mu    sync.RWMutex
+	ready chan struct{}
+	// current holds what is known, by kind and name.
+	current map[string]map[string]*entry
+	// complete is the revision up to which every change was taken. It is behind the
+	// last one seen, since a transaction arrives as several changes of one revision.
+	complete uint64
+	// agents decide with agentKinds only; proxies also find servers.
+	agents, proxies *feed
+	// epoch is random: revisions mean something to this process only, so that a
+	// store that was restored from a backup cannot be taken for its own future.
+	epoch string
+}
+
+// entry is a change in the form in which it is sent. Resource is unset in message
+// when it was deleted.
+type entry struct {
+	kind, name string
+	message    *agentv1.ControlResponse
+}
+
+// feed is a ring of the recent changes for one audience.
+type feed struct {
+	kinds []string
+	// entries are the changes number first, first+1, ...
+	entries []*entry
+	first   uint64
+	// floor is the revision that everything before entries is contained in.
+	floor uint64
+	// more is closed and replaced when something was added.
+	more chan struct{}
+}
+
+func agentKinds() []string {
+	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole}
+}
+
+func proxyKinds() []string { return append(agentKinds(), types.KindNode, types.KindProxy) }
+
+// watchedKinds also has instance, whose deletion ends the streams of the host; one
+// that is missed ends them at their next refresh.
+func watchedKinds() []string { return append(proxyKinds(), types.KindInstance) }
+
+func newHub(s *store.Store, log *slog.Logger, onGone func(string)) (*hub, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return nil, err
+	}
+	return &hub{
+		store: s, log: log, onGone: onGone, ready: make(chan struct{}), current: map[string]map[string]*entry{}, epoch: hex.EncodeToString(b[:]),
+		agents:  &feed{kinds: agentKinds(), more: make(chan struct{})},
+		proxies: &feed{kinds: proxyKinds(), more: make(chan struct{})},
+	}, nil
+}
+
+// run follows the store until ctx ends. When history is gone, or reading failed, it
+// reads everything anew and sends on the difference.
+func (h *hub) run(ctx context.Context) error {
+	backoff := retry.Backoff{Min: 100 * time.Millisecond, Max: 10 * time.Second}
+	for {
+		err := h.follow(ctx, backoff.Reset)
+		if ctx.Err() != nil {
+			return nil
+		}
+		h.log.WarnContext(ctx, "lost track of the store, reading it anew", "error", err)
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+func (h *hub) follow(ctx context.Context, following func()) error {
+	snapshot, revision, err := h.store.Snapshot(ctx, proxyKinds())
+	if err != nil {
+		return err
+	}
+	if err := h.load(snapshot, revision); err != nil {
+		return err
+	}
+	w, err := h.store.Watch(ctx, watchedKinds(), revision)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	for c := range w.Changes() {
+		if err := h.take(c); err != nil {
+			return err
+		}
+		following()
+	}
+	return w.Err()
+}
+
+// load makes the snapshot the current state; the difference goes to the feeds.
+func (h *hub) load(snapshot []types.Change, revision uint64) error {
+	seen := map[[2]string]bool{}
+	for _, c := range snapshot {
+		seen[[2]string{c.Kind, c.Name}] = true
+		c.Revision = revision
+		if err := h.take(c); err != nil {
+			return err
+		}
+	}
+	var gone []types.Change
+	h.mu.RLock()
+	for kind, names := range h.current {
+		for name := range names {
+			if !seen[[2]string{kind, name}] {
+				gone = append(gone, types.Change{Revision: revision, Kind: kind, Name: name})
+			}
+		}
+	}
+	h.mu.RUnlock()
+	for _, c := range gone {
+		if err := h.take(c); err != nil {
+			return err
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.complete = max(h.complete, revision)
+	select {
+	case <-h.ready:
+	default:
+		// What was there before the first stream is in snapshots only.
+		for _, f := range []*feed{h.agents, h.proxies} {
+			f.first += uint64(len(f.entries))
+			f.entries, f.floor = nil, revision
+		}
+		close(h.ready)
+	}
+	return nil
+}
+
+// take takes one change over.
+func (h *hub) take(c types.Change) error {
+	if c.Kind == types.KindInstance {
+		if c.Resource == nil {
+			h.onGone(c.Name)
+		}
+		return nil
+	}
+	e, err := newEntry(c)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.complete = max(h.complete, c.Revision-1)
+	names := h.current[c.Kind]
+	if names == nil {
+		names = map[string]*entry{}
+		h.current[c.Kind] = names
+	}
+	old := names[c.Name]
+	switch {
+	case c.Resource == nil && old == nil, c.Resource != nil && same(old, e):
+		return nil // a heartbeat changes nothing that anybody decides with
+	case c.Resource == nil:
+		delete(names, c.Name)
+	default:
+		names[c.Name] = e
+	}
+	for _, f := range []*feed{h.agents, h.proxies} {
+		if slices.Contains(f.kinds, c.Kind) {
+			f.add(e)
+		}
+	}
+	return nil
+}
+
+func newEntry(c types.Change) (*entry, error) {
+	change := &agentv1.Change{Revision: c.Revision, Kind: c.Kind, Name: c.Name}
+	if c.Resource != nil {
+		r := public(c.Resource)
+		if s, ok := r.(*typesv1.Server); ok {
+			// The store renews these with every heartbeat.
+			s = proto.CloneOf(s)
+			s.Metadata.Expires, s.Metadata.Revision = nil, ""
+			r = s
+		}
+		packed, err := types.ToAny(r)
+		if err != nil {
+			return nil, err
+		}
+		change.Resource = packed
+	}
+	return &entry{kind: c.Kind, name: c.Name, message: &agentv1.ControlResponse{Payload: &agentv1.ControlResponse_Change{Change: change}}}, nil
+}
+
+// same reports whether two entries say the same of a resource.
+func same(a, b *entry) bool {
+	return a != nil && b != nil && bytes.Equal(a.message.GetChange().GetResource().GetValue(), b.message.GetChange().GetResource().GetValue())
+}
+
+func (f *feed) add(e *entry) {
+	f.entries = append(f.entries, e)
+	if drop := len(f.entries) - feedLength; drop > feedLength/4 {
+		f.floor = f.entries[drop-1].message.GetChange().GetRevision()
+		f.first += uint64(drop)
+		f.entries = slices.Clone(f.entries[drop:])
+	}
+	close(f.more)
+	f.more = make(chan struct{})
+}
+
+// start returns where a stream begins: after the revision it is at if that is
+// remembered, otherwise with a snapshot.
+func (h *hub) start(f *feed, epoch string, revision uint64) (snapshot []*entry, next, at uint64, resumed bool) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	at = h.complete
+	end := f.first + uint64(len(f.entries))
+	if epoch == h.epoch && revision >= f.floor && revision <= h.complete {
+		i, _ := slices.BinarySearchFunc(f.entries, revision, func(e *entry, rev uint64) int {
+			if e.message.GetChange().GetRevision() <= rev {
+				return -1
+			}
+			return 1
+		})
+		return nil, f.first + uint64(i), at, true
+	}
+	for _, kind := range f.kinds {
+		for _, e := range h.current[kind] {
+			snapshot = append(snapshot, e)
+		}
+	}
+	return snapshot, end, at, false
+}
+
+// after returns the changes from number next on, of each resource only the last,
+// what follows them, the revision they lead to, and the channel that is closed when there are more. It fails
+// with fault.ErrStale if they are forgotten.
+func (h *hub) after(f *feed, next uint64) (changes []*entry, then, at uint64, more <-chan struct{}, err error) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	end := f.first + uint64(len(f.entries))
+	if next < f.first || next > end {
+		return nil, 0, 0, nil, fault.Unreachable("this control stream is too slow: it missed changes, connect again")
+	}
+	pending := f.entries[next-f.first:]
+	if len(pending) == 0 {
+		return nil, end, h.complete, f.more, nil
+	}
+	last := make(map[[2]string]int, len(pending))
+	for i, e := range pending {
+		last[[2]string{e.kind, e.name}] = i
+	}
+	for i, e := range pending {
+		if last[[2]string{e.kind, e.name}] == i {
+			changes = append(changes, e)
+		}
+	}
+	return changes, end, h.complete, f.more, nil
+}
