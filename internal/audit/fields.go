@@ -21,6 +21,9 @@ const (
 	maxString = 16 << 10
 	// minString is what a string is cut to at most when the event is too big.
 	minString = 128
+	// markRoom is what the mark of a cut adds at most: a string that was cut once is
+	// not cut again at the same limit.
+	markRoom = 160
 	// maxFields bounds the encoded fields of an event.
 	maxFields = 64 << 10
 	// maxNames bounds the entries of a map, maxItems those of a list.
@@ -67,7 +70,7 @@ func cut(s string, limit int) string {
 	if !utf8.ValidString(s) {
 		s = strings.ToValidUTF8(s, "\uFFFD")
 	}
-	if len(s) <= limit {
+	if len(s) <= limit+markRoom {
 		return s
 	}
 	keep := limit
@@ -94,9 +97,9 @@ func structOf[V any](m map[string]V, convert func(V) *structpb.Value) *structpb.
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	out := &structpb.Struct{Fields: make(map[string]*structpb.Value, min(len(names), maxNames))}
+	out := &structpb.Struct{Fields: make(map[string]*structpb.Value, min(len(names), maxNames+1))}
 	for i, name := range names {
-		if i == maxNames {
+		if i == maxNames && len(names) > maxNames+1 {
 			out.Fields["truncated"] = structpb.NewStringValue(cutMark(maxNames, len(names)))
 			break
 		}
@@ -109,7 +112,7 @@ func structOf[V any](m map[string]V, convert func(V) *structpb.Value) *structpb.
 func listOf(n int, convert func(i int) *structpb.Value) *structpb.Value {
 	values := make([]*structpb.Value, 0, min(n, maxItems)+1)
 	for i := range n {
-		if i == maxItems {
+		if i == maxItems && n > maxItems+1 {
 			values = append(values, structpb.NewStringValue(cutMark(maxItems, n)))
 			break
 		}

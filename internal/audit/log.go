@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// fileForm is the name of a day's file.
-	fileForm = "2006-01-02.00:00:00.log"
+	// dayForm and fileEnd make the name of a day's file.
+	dayForm = "2006-01-02"
+	fileEnd = ".00:00:00.log"
 	// currentLink points to the newest file.
 	currentLink = "events.log"
 )
@@ -71,7 +72,8 @@ func (l *Log) files() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if _, err := time.Parse(fileForm, e.Name()); err == nil && e.Type().IsRegular() {
+		day, ok := strings.CutSuffix(e.Name(), fileEnd)
+		if _, err := time.Parse(dayForm, day); ok && err == nil && e.Type().IsRegular() {
 			names = append(names, e.Name())
 		}
 	}
@@ -146,8 +148,8 @@ func scanTail(f *os.File) (int64, *auditv1.Event, error) {
 // Append writes the events as lines, in their order, and syncs. It goes to the
 // file of the events' day, but neither back to an earlier file than the newest
 // nor ahead of today, so that the files in order of their names hold the lines
-// in order of writing. After an error none of the events may be taken as
-// written; appending them again is safe: what was written in part is removed.
+// in order of writing. After an error Last says how far it came; a line that was
+// written in part is removed before the next one.
 func (l *Log) Append(events ...*auditv1.Event) error {
 	if len(events) == 0 {
 		return nil
@@ -162,7 +164,7 @@ func (l *Log) Append(events ...*auditv1.Event) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	today := time.Now().UTC().Format(fileForm)
+	today := fileName(time.Now())
 	for i := 0; i < len(events); {
 		day := l.dayOfLocked(events[i], today)
 		if err := l.openLocked(day); err != nil {
@@ -184,8 +186,10 @@ func (l *Log) Append(events ...*auditv1.Event) error {
 // dayOfLocked returns the name of the file that an event goes to. File names
 // sort by time.
 func (l *Log) dayOfLocked(e *auditv1.Event, today string) string {
-	return max(min(e.GetTime().AsTime().Format(fileForm), today), l.day)
+	return max(min(fileName(e.GetTime().AsTime()), today), l.day)
 }
+
+func fileName(t time.Time) string { return t.UTC().Format(dayForm) + fileEnd }
 
 // writeLocked appends whole lines and syncs, or leaves the file as it was.
 func (l *Log) writeLocked(lines []byte) error {
