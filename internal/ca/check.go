@@ -129,12 +129,12 @@ func checkShape(cert *ssh.Certificate) error {
 	}
 	for _, p := range cert.ValidPrincipals {
 		if !plainPrincipal(p, cert.CertType) {
-			return fault.Invalid("SSH certificate has a malformed principal %q", p)
+			return fault.Invalid("SSH certificate has a malformed principal %q", clip(p))
 		}
 	}
 	for name := range cert.CriticalOptions {
 		if name != sourceAddress || cert.CertType != ssh.UserCert {
-			return fault.Invalid("SSH certificate has an unknown critical option %q", name)
+			return fault.Invalid("SSH certificate has an unknown critical option %q", clip(name))
 		}
 	}
 	return nil
@@ -146,7 +146,7 @@ func checkExtensions(cert *ssh.Certificate) error {
 	for name, value := range cert.Extensions {
 		ours := strings.HasSuffix(name, identity.SSHExtensionSuffix)
 		if !ours && (value != "" || cert.CertType != ssh.UserCert || name != permitPTY && name != permitPorts && name != permitAgent) {
-			return fault.Invalid("SSH certificate has an unknown extension %q", name)
+			return fault.Invalid("SSH certificate has an unknown extension %q", clip(name))
 		}
 	}
 	return nil

@@ -102,17 +102,17 @@ func (a *anchors) verifySSH(key ssh.PublicKey, certType uint32, now time.Time) (
 		return nil, fault.Unauthenticated("SSH certificate is incomplete")
 	}
 	if cert.CertType != certType {
-		return nil, fault.Unauthenticated("SSH certificate %q is not a %s certificate", cert.KeyId, a.typ)
+		return nil, fault.Unauthenticated("SSH certificate %q is not a %s certificate", clip(cert.KeyId), a.typ)
 	}
 	if err := checkShape(cert); err != nil {
-		return nil, fault.Unauthenticated("SSH certificate %q: %w", cert.KeyId, err)
+		return nil, fault.Unauthenticated("SSH certificate %q: %w", clip(cert.KeyId), err)
 	}
 	if !a.trustsSSH(cert.SignatureKey) {
-		return nil, fault.Unauthenticated("SSH certificate %q is not signed by the %s certificate authority of the cluster", cert.KeyId, a.typ)
+		return nil, fault.Unauthenticated("SSH certificate %q is not signed by the %s certificate authority of the cluster", clip(cert.KeyId), a.typ)
 	}
 	from, to, err := identity.SSHTimes(cert)
 	if err != nil {
-		return nil, fault.Unauthenticated("SSH certificate %q: %w", cert.KeyId, err)
+		return nil, fault.Unauthenticated("SSH certificate %q: %w", clip(cert.KeyId), err)
 	}
 	if err := checkTimes(from, to, now); err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (a *anchors) verifySSH(key ssh.PublicKey, certType uint32, now time.Time) (
 		Clock:                    func() time.Time { return now },
 	}
 	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
-		return nil, fault.Unauthenticated("SSH certificate %q: %w", cert.KeyId, err)
+		return nil, fault.Unauthenticated("SSH certificate %q: %w", clip(cert.KeyId), err)
 	}
 	return cert, nil
 }
@@ -130,7 +130,7 @@ func (a *anchors) verifySSH(key ssh.PublicKey, certType uint32, now time.Time) (
 func (t *Trust) readSSH(cert *ssh.Certificate, by *anchors) (*identity.Identity, error) {
 	id, err := identity.FromSSH(cert)
 	if err != nil {
-		return nil, fault.Unauthenticated("SSH certificate %q: %w", cert.KeyId, err)
+		return nil, fault.Unauthenticated("SSH certificate %q: %w", clip(cert.KeyId), err)
 	}
 	return t.accept(id, by)
 }
@@ -155,7 +155,7 @@ func checkSource(cert *ssh.Certificate, from net.Addr) error {
 			return nil
 		}
 	}
-	return fault.Denied("SSH certificate %q may not be used from here: it is bound to %s", cert.KeyId, list)
+	return fault.Denied("SSH certificate %q may not be used from here: it is bound to %s", clip(cert.KeyId), list)
 }
 
 // HostKeyCallback returns the check of an SSH client for the host called name,
@@ -189,6 +189,15 @@ func validPattern(p string) bool {
 		}
 	}
 	return p != ""
+}
+
+// clip shortens what a stranger wrote, for an error.
+func clip(s string) string {
+	const limit = 64
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit] + "..."
 }
 
 // validName reports whether a host principal is a host name or an address.

@@ -158,7 +158,7 @@ func (t *Trust) VerifyTLS(chain []*x509.Certificate, now time.Time) (*identity.I
 	}
 	cert := chain[0]
 	if cert.IsCA {
-		return nil, fault.Unauthenticated("certificate %q is an authority's, a holder's is needed", cert.Subject)
+		return nil, fault.Unauthenticated("certificate %q is an authority's, a holder's is needed", clip(cert.Subject.String()))
 	}
 	var found *anchors
 	var failure error
@@ -178,7 +178,7 @@ func (t *Trust) VerifyTLS(chain []*x509.Certificate, now time.Time) (*identity.I
 	}
 	id, err := identity.FromTLS(cert)
 	if err != nil {
-		return nil, fault.Unauthenticated("certificate %q: %w", cert.Subject, err)
+		return nil, fault.Unauthenticated("certificate %q: %w", clip(cert.Subject.String()), err)
 	}
 	return t.accept(id, found)
 }
@@ -213,7 +213,7 @@ func (t *Trust) explain(cert *x509.Certificate, now time.Time, cause error) erro
 	if err := checkTimes(cert.NotBefore, cert.NotAfter, now); err != nil && (t.host.named(cert) || t.user.named(cert)) {
 		return err
 	}
-	return fault.Unauthenticated("certificate %q by %q is not of cluster %q: %w", cert.Subject, cert.Issuer, t.cluster, cause)
+	return fault.Unauthenticated("certificate %q by %q is not of cluster %q: %w", clip(cert.Subject.String()), clip(cert.Issuer.String()), t.cluster, cause)
 }
 
 // checkTimes tells early from late, and mentions the clock, which is the usual

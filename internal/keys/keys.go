@@ -202,7 +202,11 @@ func CheckSSH(key ssh.PublicKey) error {
 	if key == nil {
 		return fault.Invalid("SSH public key is missing")
 	}
-	if _, ok := key.(*ssh.Certificate); ok || !plainSSH(key.Type()) {
+	// Asking a malformed certificate for its type makes the library panic.
+	if _, ok := key.(*ssh.Certificate); ok {
+		return fault.Invalid("a certificate stands where an SSH public key is expected: a plain Ed25519, ECDSA or RSA key is needed")
+	}
+	if !plainSSH(key.Type()) {
 		return fault.Invalid("SSH public key type %q is not accepted: a plain Ed25519, ECDSA or RSA key is needed", key.Type())
 	}
 	inner, ok := key.(ssh.CryptoPublicKey)
