@@ -59,7 +59,7 @@ func Dial(cfg DialConfig) (*grpc.ClientConn, error) {
 func DialLocal(socket string) (*grpc.ClientConn, error) {
 	opts := append(clientOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", socket)
+			return dialUnix(ctx, socket)
 		}))
 	conn, err := grpc.NewClient("passthrough:///localhost", opts...)
 	if err != nil {

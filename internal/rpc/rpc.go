@@ -93,7 +93,7 @@ func WithRelayedAddr(ctx context.Context, addr string) context.Context {
 }
 
 // caller works out who makes the call.
-func caller(ctx context.Context, now time.Time) (Caller, error) {
+func (s *Server) caller(ctx context.Context) (Caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return Caller{}, fault.Unauthenticated("connection without a peer")
@@ -102,18 +102,26 @@ func caller(ctx context.Context, now time.Time) (Caller, error) {
 	if !ok {
 		return Caller{}, fault.Unauthenticated("connection without transport security")
 	}
-	if info.err != nil {
-		return Caller{}, info.err
-	}
-	c := Caller{Identity: info.identity, Local: info.local}
+	c := Caller{Local: info.local}
 	if p.Addr != nil {
 		c.Addr = p.Addr.String()
 	}
-	if id := info.identity; id != nil && !id.Expires.IsZero() && now.After(id.Expires) {
-		return Caller{}, fault.New(fault.ErrUnauthenticated,
+	if info.local {
+		return relayed(ctx, c)
+	}
+	if info.state == nil || s.cfg.Identify == nil {
+		return c, fault.Unauthenticated("connection without TLS")
+	}
+	id, err := s.cfg.Identify(*info.state)
+	if err != nil {
+		return c, fault.New(fault.ErrUnauthenticated, "client certificate refused: %w", err).WithCode(fault.Code(err))
+	}
+	if id != nil && !id.Expires.IsZero() && s.cfg.Now().After(id.Expires) {
+		return c, fault.New(fault.ErrUnauthenticated,
 			"the client certificate expired at %s: log in again, or let the agent renew", id.Expires.UTC().Format(time.RFC3339)).
 			WithCode("certificate_expired")
 	}
+	c.Identity = id
 	return relayed(ctx, c)
 }
 

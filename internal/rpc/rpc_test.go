@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,7 +131,7 @@ func start(t *testing.T, svc *service) *world {
 		t.Fatal(err)
 	}
 	w := &world{addr: ln.Addr().String(), socket: filepath.Join(t.TempDir(), "s"), pool: pool, done: make(chan error, 2)}
-	local, err := net.Listen("unix", w.socket)
+	local, err := rpc.ListenLocal(t.Context(), w.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,5 +382,38 @@ func TestConnRenew(t *testing.T) {
 	}
 	if err := conn.Renew(); !errors.Is(err, fault.ErrUnreachable) {
 		t.Errorf("Renew after Close = %v, want ErrUnreachable", err)
+	}
+}
+
+func TestListenLocal(t *testing.T) {
+	dir := t.TempDir()
+	long := filepath.Join(dir, strings.Repeat("d", 120))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	plain := filepath.Join(dir, "file")
+	if err := os.WriteFile(plain, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(dir, "s"), filepath.Join(long, "s")} {
+		// Twice: a socket that a killed process left behind is replaced.
+		for range 2 {
+			ln, err := rpc.ListenLocal(t.Context(), path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(path)
+			if err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("mode = %v, %v, want 0600", info.Mode(), err)
+			}
+			if _, err := rpc.ListenLocal(t.Context(), path); !errors.Is(err, fault.ErrExists) {
+				t.Errorf("second ListenLocal = %v, want ErrExists", err)
+			}
+			ln.(*net.UnixListener).SetUnlinkOnClose(false)
+			_ = ln.Close()
+		}
+	}
+	if _, err := rpc.ListenLocal(t.Context(), plain); !errors.Is(err, fault.ErrInvalid) {
+		t.Errorf("ListenLocal over a file = %v, want ErrInvalid", err)
 	}
 }

@@ -63,7 +63,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{cfg: cfg, stopped: make(chan struct{})}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.grpc = grpc.NewServer(
-		grpc.Creds(newTransport(cfg.TLS, cfg.Identify)),
+		grpc.Creds(newTransport(cfg.TLS)),
 		grpc.ReadBufferSize(0), // one more read a frame, 13 KiB less a connection
 		grpc.WriteBufferSize(4<<10),
 		grpc.SharedWriteBuffer(true),
@@ -179,7 +179,7 @@ func (s *Server) guardStream(srv any, ss grpc.ServerStream, method string, handl
 
 // admit works out the caller and asks whether it may make the call.
 func (s *Server) admit(ctx context.Context, method string) (Caller, error) {
-	c, err := caller(ctx, s.cfg.Now())
+	c, err := s.caller(ctx)
 	if err != nil {
 		return c, err
 	}

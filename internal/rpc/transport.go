@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"teleport/internal/fault"
-	"teleport/internal/identity"
 )
 
 const (
@@ -24,11 +23,10 @@ const (
 // authInfo is what the transport knows of a connection's other end.
 type authInfo struct {
 	credentials.CommonAuthInfo
-	identity *identity.Identity
-	local    bool
-	// err is why a certificate that was presented is not accepted: every call
-	// gets it, which says more than a connection that just closes.
-	err error
+	// state is that of TLS; each call asks anew who it belongs to, so that a
+	// connection does not outlive the trust in its peer.
+	state *tls.ConnectionState
+	local bool
 }
 
 // AuthType names the transport for grpc.
@@ -38,17 +36,16 @@ func (authInfo) AuthType() string { return "teleport" }
 // of the local administrator.
 type transport struct {
 	credentials.TransportCredentials
-	identify   func(tls.ConnectionState) (*identity.Identity, error)
 	handshakes atomic.Int64
 	anonymous  atomic.Int64
 }
 
-func newTransport(config *tls.Config, identify func(tls.ConnectionState) (*identity.Identity, error)) *transport {
+func newTransport(config *tls.Config) *transport {
 	if config == nil {
 		// Without TLS only the local socket can be served.
 		config = &tls.Config{MinVersion: tls.VersionTLS13}
 	}
-	return &transport{TransportCredentials: credentials.NewTLS(config), identify: identify}
+	return &transport{TransportCredentials: credentials.NewTLS(config)}
 }
 
 // Clone returns t: its state is shared on purpose.
@@ -69,16 +66,11 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, err
 	}
 	state, ok := info.(credentials.TLSInfo)
-	if !ok || t.identify == nil {
+	if !ok {
 		return nil, nil, fault.Unauthenticated("no TLS on connection from %s", conn.RemoteAddr())
 	}
-	out := authInfo{CommonAuthInfo: state.CommonAuthInfo}
-	out.identity, out.err = t.identify(state.State)
-	if out.err != nil {
-		out.identity = nil
-		out.err = fault.New(fault.ErrUnauthenticated, "client certificate refused: %w", out.err).WithCode(fault.Code(out.err))
-	}
-	if out.identity != nil {
+	out := authInfo{CommonAuthInfo: state.CommonAuthInfo, state: &state.State}
+	if len(state.State.PeerCertificates) > 0 {
 		return secure, out, nil
 	}
 	if t.anonymous.Add(1) > maxAnonymous {
