@@ -51,9 +51,12 @@ func Open(dir string) (*Dir, error) {
 	if err := os.MkdirAll(path, dirMode); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTDIR) {
 		return nil, fault.Invalid("data directory %q cannot be made: %w: make it, or set data_dir to one that user id %d can write", path, cause(err), os.Geteuid())
 	}
-	if err := checkDir(path); err != nil {
+	if err := checkDir(path, os.Geteuid()); err != nil {
 		return nil, err
 	}
+	// So that a new directory is still there after a crash; a parent that is closed
+	// to us was not made by us.
+	_ = syncDir(filepath.Dir(path))
 	d := &Dir{path: path, create: createExclusive}
 	if err := d.acquire(); err != nil {
 		return nil, err
@@ -61,11 +64,12 @@ func Open(dir string) (*Dir, error) {
 	return d, nil
 }
 
-// checkDir makes sure that the directory is one, ours, and nobody else's to write.
-func checkDir(path string) error {
+// checkDir makes sure that the directory is one, belongs to the user
+// id, and nobody else can write to it.
+func checkDir(path string, uid int) error {
 	info, err := os.Stat(path)
 	if err != nil {
-		return fault.Invalid("data directory %q cannot be read: %w: set data_dir to a directory that user id %d can read and write", path, cause(err), os.Geteuid())
+		return fault.Invalid("data directory %q cannot be read: %w: set data_dir to a directory that user id %d can read and write", path, cause(err), uid)
 	}
 	if !info.IsDir() {
 		return fault.Invalid("data directory %q is not a directory: remove it, or set data_dir to another path", path)
@@ -74,9 +78,9 @@ func checkDir(path string) error {
 	if err := unix.Stat(path, &st); err != nil {
 		return fault.Invalid("data directory %q cannot be read: %w", path, err)
 	}
-	if int(st.Uid) != os.Geteuid() {
+	if int(st.Uid) != uid {
 		return fault.Invalid("data directory %q belongs to user id %d, but this process runs as %d: run as that user, or `chown -R %d %s`",
-			path, st.Uid, os.Geteuid(), os.Geteuid(), path)
+			path, st.Uid, uid, uid, path)
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return fault.Invalid("data directory %q can be written by other users (mode %04o): `chmod 700 %s`", path, info.Mode().Perm(), path)
@@ -102,7 +106,8 @@ func (d *Dir) acquire() error {
 		return fault.Exists("data directory %q is in use by another process (%s): stop it, or give this one its own data_dir", d.path, holder(f))
 	}
 	if err != nil {
-		return errors.Join(fault.Invalid("data directory %q cannot be locked: %w: it must be on a file system with flock", d.path, err), f.Close())
+		defer f.Close()
+		return fault.Invalid("data directory %q cannot be locked: %w: it must be on a file system with flock", d.path, err)
 	}
 	d.lock = f
 	// The content only serves the message above.

@@ -72,6 +72,9 @@ func (h *Holder) Replace(s *State) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if old := h.view.state; old.HostID != s.HostID || old.Cluster != s.Cluster {
+		return fault.Invalid("state is of host %q of cluster %q, expected %q of %q", s.HostID, s.Cluster, old.HostID, old.Cluster)
+	}
 	h.setLocked(v)
 	return nil
 }
@@ -142,9 +145,6 @@ func (h *Holder) HostID() string { return h.current().state.HostID }
 
 // Expires returns when the first of the certificates expires.
 func (h *Holder) Expires() time.Time { return h.current().expires }
-
-// Has reports whether there is a certificate for the service.
-func (h *Holder) Has(service types.SystemRole) bool { return h.Certificate(service) != nil }
 
 func newView(s *State) (*view, error) {
 	if s == nil {

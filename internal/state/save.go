@@ -55,11 +55,15 @@ func (d *Dir) writeNew(data []byte) error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
 		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			err = fault.Limit("the disk is full: free some space, the old state is kept: %w", err)
 		}
-		return errors.Join(err, ignoreMissing(os.Remove(name)))
+		_ = os.Remove(name) // the next save does, otherwise
+		return err
 	}
 	return nil
 }
@@ -77,19 +81,20 @@ func (d *Dir) rename(from, to string) error {
 
 // sync makes the renames durable.
 func (d *Dir) sync() error {
-	f, err := os.Open(d.path)
-	if err != nil {
-		return fmt.Errorf("save state in %q: %w", d.path, err)
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := syncDir(d.path); err != nil {
 		return fmt.Errorf("save state in %q: %w", d.path, err)
 	}
 	return nil
 }
 
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
 	}
 	return err
 }
