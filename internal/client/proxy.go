@@ -139,13 +139,11 @@ func ConnectProxy(ctx context.Context, cfg ProxyConfig) (*Proxy, error) {
 				return a.proxy, nil
 			}
 		case a = <-second:
-			best, late = a.proxy, time.After(preferGrace)
-		case <-late:
-			if best != nil {
-				return best, nil
+			if best = a.proxy; best != nil {
+				late = time.After(preferGrace)
 			}
-			pending++ // nothing came: keep waiting
-			late = nil
+		case <-late:
+			return best, nil
 		}
 		// A port where something answered has more to say.
 		if a.err != nil && (refusal == nil || errors.Is(a.err, fault.ErrUnauthenticated)) {

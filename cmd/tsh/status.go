@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"teleport/internal/client"
+	"teleport/internal/client/screen"
+	"teleport/internal/fault"
+)
+
+func newStatus(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show who is logged in, where, and until when",
+		Args:  screen.Args(0, 0),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a, format) },
+	}
+	screen.FormatFlag(cmd, &format, screen.Text, screen.JSON, screen.YAML)
+	return cmd
+}
+
+// profileStatus is what status says about one profile.
+type profileStatus struct {
+	ProfileURL string              `json:"profile_url" yaml:"profile_url"`
+	Username   string              `json:"username" yaml:"username"`
+	Cluster    string              `json:"cluster" yaml:"cluster"`
+	Roles      []string            `json:"roles" yaml:"roles"`
+	Traits     map[string][]string `json:"traits,omitempty" yaml:"traits,omitempty"`
+	Logins     []string            `json:"logins" yaml:"logins"`
+	ValidUntil time.Time           `json:"valid_until" yaml:"valid_until"`
+	Extensions []string            `json:"extensions,omitempty" yaml:"extensions,omitempty"`
+}
+
+func statusOf(p client.Profile, creds *client.Credentials) (profileStatus, error) {
+	id, err := creds.Identity()
+	if err != nil {
+		return profileStatus{}, err
+	}
+	st := profileStatus{
+		ProfileURL: "https://" + p.Proxy, Username: id.User.Name, Cluster: id.Cluster,
+		Roles: id.User.Roles, Traits: id.User.Traits, Logins: id.User.Logins, ValidUntil: creds.Expires().UTC(),
+	}
+	if creds.SSHCert != nil {
+		names := slices.Sorted(maps.Keys(creds.SSHCert.Extensions))
+		st.Extensions = slices.DeleteFunc(names, func(s string) bool { return !strings.HasPrefix(s, "permit-") })
+	}
+	return st, nil
+}
+
+func runStatus(ctx context.Context, a *app, format string) error {
+	list, err := a.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	switch format {
+	case screen.JSON:
+		err = screen.WriteJSON(a.Out, map[string]any{"active": list[0], "profiles": list[1:]})
+	case screen.YAML:
+		err = screen.WriteYAML(a.Out, map[string]any{"active": list[0], "profiles": list[1:]})
+	default:
+		for i, st := range list {
+			if err := a.writeStatus(st, i == 0); err != nil {
+				return err
+			}
+		}
+	}
+	if err == nil && a.now().After(list[0].ValidUntil) {
+		return fault.Unauthenticated("your certificate expired at %s: run tsh login", list[0].ValidUntil.Format(time.RFC3339))
+	}
+	return err
+}
+
+// statuses returns at least one status, the active one first.
+func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
+	active, err := a.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := statusOf(active.profile, active.credentials)
+	if err != nil {
+		return nil, err
+	}
+	out := []profileStatus{st}
+	home, err := a.home()
+	if err != nil || a.identityFile() != "" {
+		return out, err
+	}
+	profiles, err := home.Profiles()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range profiles {
+		if p == active.profile {
+			continue
+		}
+		creds, err := home.Credentials(ctx, p)
+		if errors.Is(err, fault.ErrExists) {
+			return nil, err // another tsh holds the lock
+		}
+		if err != nil {
+			continue // damaged or half logged out: not worth failing for
+		}
+		if st, err := statusOf(p, creds); err == nil {
+			out = append(out, st)
+		}
+	}
+	return out, nil
+}
+
+// printStatus writes the status of one profile as text.
+func (a *app) printStatus(p client.Profile, creds *client.Credentials) error {
+	st, err := statusOf(p, creds)
+	if err != nil {
+		return err
+	}
+	return a.writeStatus(st, true)
+}
+
+func (a *app) writeStatus(st profileStatus, active bool) error {
+	valid := fmt.Sprintf("%s [valid for %s]", st.ValidUntil.Format("2006-01-02 15:04:05 -0700 MST"),
+		screen.Duration(st.ValidUntil.Sub(a.now()).Round(time.Minute)))
+	if a.now().After(st.ValidUntil) {
+		valid = st.ValidUntil.Format("2006-01-02 15:04:05 -0700 MST") + " [EXPIRED]"
+	}
+	mark := "  "
+	if active {
+		mark = "> "
+	}
+	return screen.Pairs(a.Out, "",
+		[2]string{mark + "Profile URL:", st.ProfileURL},
+		[2]string{"  Logged in as:", st.Username},
+		[2]string{"  Cluster:", st.Cluster},
+		[2]string{"  Roles:", strings.Join(st.Roles, ", ")},
+		[2]string{"  Logins:", strings.Join(st.Logins, ", ")},
+		[2]string{"  Kubernetes:", "disabled"},
+		[2]string{"  Valid until:", valid},
+		[2]string{"  Extensions:", strings.Join(st.Extensions, ", ")})
+}
