@@ -36,18 +36,30 @@ func TestReadyz(t *testing.T) {
 		services map[string]diag.State
 	}{
 		{"nothing_yet", func(*diag.Health) {}, 400, diag.StateStarting, "no service has started yet", map[string]diag.State{}},
-		{"one_starting", func(h *diag.Health) { h.Ready("auth"); h.Starting("ssh") }, 400, diag.StateStarting, "ssh: starting",
-			map[string]diag.State{"auth": "ok", "ssh": "starting"}},
-		{"all_ready", func(h *diag.Health) { h.Starting("ssh"); h.Ready("auth"); h.Ready("ssh") }, 200, diag.StateOK, "",
-			map[string]diag.State{"auth": "ok", "ssh": "ok"}},
-		{"degraded", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", errors.New("no\ntunnel")) }, 503, diag.StateDegraded, "ssh: no tunnel",
-			map[string]diag.State{"auth": "ok", "ssh": "degraded"}},
-		{"degraded_beats_starting", func(h *diag.Health) { h.Degraded("auth", errors.New("x")); h.Starting("ssh") }, 503, diag.StateDegraded, "auth: x; ssh: starting",
-			map[string]diag.State{"auth": "degraded", "ssh": "starting"}},
-		{"recovered", func(h *diag.Health) { h.Degraded("ssh", errors.New("x")); h.Ready("ssh") }, 200, diag.StateOK, "",
-			map[string]diag.State{"ssh": "ok"}},
-		{"gone", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", nil); h.Gone("ssh") }, 200, diag.StateOK, "",
-			map[string]diag.State{"auth": "ok"}},
+		{
+			"one_starting", func(h *diag.Health) { h.Ready("auth"); h.Starting("ssh") }, 400, diag.StateStarting, "ssh: starting",
+			map[string]diag.State{"auth": "ok", "ssh": "starting"},
+		},
+		{
+			"all_ready", func(h *diag.Health) { h.Starting("ssh"); h.Ready("auth"); h.Ready("ssh") }, 200, diag.StateOK, "",
+			map[string]diag.State{"auth": "ok", "ssh": "ok"},
+		},
+		{
+			"degraded", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", errors.New("no\ntunnel")) }, 503, diag.StateDegraded, "ssh: no tunnel",
+			map[string]diag.State{"auth": "ok", "ssh": "degraded"},
+		},
+		{
+			"degraded_beats_starting", func(h *diag.Health) { h.Degraded("auth", errors.New("x")); h.Starting("ssh") }, 503, diag.StateDegraded, "auth: x; ssh: starting",
+			map[string]diag.State{"auth": "degraded", "ssh": "starting"},
+		},
+		{
+			"recovered", func(h *diag.Health) { h.Degraded("ssh", errors.New("x")); h.Ready("ssh") }, 200, diag.StateOK, "",
+			map[string]diag.State{"ssh": "ok"},
+		},
+		{
+			"gone", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", nil); h.Gone("ssh") }, 200, diag.StateOK, "",
+			map[string]diag.State{"auth": "ok"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,0 +1,112 @@
+# The house's commands. `make help` lists them; `make check` is the gate before
+# every push and `make test` is what .ci/run calls.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+BUF     := tools/node_modules/.bin/buf
+VERSION ?= $(shell sed -n 's/^\tVersion = "\(.*\)"/\1/p' internal/version/version.go)
+COMMIT  := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X teleport/internal/version.Version=$(VERSION) -X teleport/internal/version.Commit=$(COMMIT)
+BINS    := teleport tctl tsh
+FUZZTIME ?= 60s
+TESTFLAGS ?= -timeout 15m
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | sort | while IFS=$$'\t' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+
+.PHONY: build
+build: ## build teleport, tctl and tsh into build/ (static, stripped, version stamped)
+	@mkdir -p build
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/ $(addprefix ./cmd/,$(BINS))
+
+.PHONY: demo
+demo: build ## a real cluster on this machine: an agent joins and a shell command runs on it through the Proxy
+	@$(GO) run ./test/demo
+
+.PHONY: test
+test: test-deps build ## build, then every test (what CI runs)
+	$(GO) test $(TESTFLAGS) ./...
+
+# The OpenSSH client and server, rsync and sshpass are the peers of the tests.
+PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass
+
+.PHONY: test-deps
+test-deps: ## install what the tests need, if it is missing
+	@missing=(); \
+	for peer in $(PEERS); do \
+		command -v "$${peer%%:*}" >/dev/null || [[ -x "/usr/sbin/$${peer%%:*}" ]] || missing+=("$${peer##*:}"); \
+	done; \
+	if (( $${#missing[@]} == 0 )); then exit 0; fi; \
+	echo "installing for the tests: $${missing[*]}"; \
+	sudo=(); (( EUID == 0 )) || sudo=(sudo -n); \
+	if ! command -v apt-get >/dev/null || \
+		! { "$${sudo[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "$${sudo[@]}" apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; }; then \
+		echo "make test: the tests need these packages and they could not be installed: $${missing[*]}" >&2; \
+		echo "make test: install them (as root: apt-get install $${missing[*]}) and run it again" >&2; \
+		exit 1; \
+	fi
+
+.PHONY: lint
+lint: ## golangci-lint with the rules of .golangci.yml
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: fmt
+fmt: ## format all Go code
+	$(TOOL) gofumpt -w -modpath teleport $$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '\.pb\.go$$')
+
+.PHONY: fmt-check
+fmt-check:
+	@out="$$($(TOOL) gofumpt -l -modpath teleport $$(git ls-files --cached --others --exclude-standard '*.go' | grep -v '\.pb\.go$$'))"; \
+	if [[ -n "$$out" ]]; then echo "not formatted, run make fmt:"; echo "$$out"; exit 1; fi
+
+.PHONY: gen
+gen: tools/node_modules ## generate the Go code of the protobuf contracts
+	cd api && ../$(BUF) lint && ../$(BUF) generate
+
+tools/node_modules: tools/package.json tools/package-lock.json
+	cd tools && npm ci --no-audit --no-fund
+	@touch $@
+
+.PHONY: gen-check
+gen-check: gen
+	@if ! git diff --quiet -- api; then echo "generated code is not up to date, commit what make gen wrote:"; git diff --stat -- api; exit 1; fi
+
+.PHONY: race
+race:
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./internal/... ./cmd/...
+
+.PHONY: check
+check: fmt-check lint gen-check build race test ## the gate before every push: format, lint, generated code, build, race detector, every test
+	@echo "check: all good (known vulnerabilities need a database from the network: make vuln)"
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities (downloads a database, so it needs the network)
+	$(TOOL) govulncheck ./...
+
+.PHONY: e2e
+e2e: test-deps build ## only the end-to-end scripts, on the built binaries
+	$(GO) test $(TESTFLAGS) -count=1 ./test/e2e/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (60s)
+	@for pkg in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$pkg/*_test.go); do \
+			echo "fuzz $$pkg $$target"; \
+			$(GO) test ./$$pkg -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x; \
+		done; \
+	done
+
+.PHONY: bench
+bench: test-deps build ## measure against OpenSSH, print ratios and write docs/bench.md
+	$(GO) run ./test/bench
+
+.PHONY: soak
+soak: test-deps build ## load with services killed at random, until stopped or SOAKTIME has passed
+	$(GO) test ./test/soak/... -count=1 -timeout 0 -v -soak $(or $(SOAKTIME),10m)
