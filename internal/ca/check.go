@@ -15,6 +15,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/keys"
+	"teleport/internal/types"
 )
 
 // What certificates may carry besides the identity.
@@ -154,7 +155,7 @@ func checkExtensions(cert *ssh.Certificate) error {
 
 func plainPrincipal(p string, certType uint32) bool {
 	if certType == ssh.UserCert {
-		return identity.CheckLogin(p) == nil
+		return types.ValidLogin(p) == nil
 	}
 	return validName(p)
 }

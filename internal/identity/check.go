@@ -14,15 +14,14 @@ import (
 // Limits of what an identity may hold, in bytes and in pieces. They bound what a
 // peer can make others parse, and keep certificates small enough for a handshake.
 const (
-	maxName     = 256
-	maxHostID   = 64
-	maxHostname = 253
-	maxRoles    = 128
-	maxLogins   = 256
-	maxTraits   = 128
-	maxValues   = 256
-	maxValue    = 1024
-	maxEncoded  = 16 << 10
+	maxName    = 256
+	maxHostID  = 64
+	maxRoles   = 128
+	maxLogins  = 256
+	maxTraits  = 128
+	maxValues  = 256
+	maxValue   = 1024
+	maxEncoded = 16 << 10
 )
 
 // Check reports the first thing in the identity that no certificate may say.
@@ -62,8 +61,8 @@ func (u *User) check() error {
 	}
 	seen = make(map[string]bool, len(u.Logins))
 	for _, l := range u.Logins {
-		if err := CheckLogin(l); err != nil {
-			return err
+		if err := types.ValidLogin(l); err != nil {
+			return fmt.Errorf("login of user %q: %w", u.Name, err)
 		}
 		if seen[l] {
 			return fault.Invalid("user %q has the login %q twice", u.Name, l)
@@ -91,7 +90,7 @@ func (h *Host) check() error {
 		return err
 	}
 	if err := CheckHostname(h.Name); err != nil {
-		return err
+		return fmt.Errorf("name of host %q: %w", h.ID, err)
 	}
 	if ReservedName(h.Name) {
 		return fault.Invalid("host name %q is reserved for services of the cluster", h.Name)
@@ -115,21 +114,6 @@ func (h *Host) check() error {
 	return nil
 }
 
-// CheckLogin refuses what cannot be an operating-system user in a certificate: a
-// principal is an exact string of letters, digits and . _ @ $ + - with no dash in
-// front, so that no reader can take it for a list or an option.
-func CheckLogin(s string) error {
-	if s == "" || len(s) > maxName || s[0] == '-' {
-		return fault.Invalid("login %q: expected 1 to %d characters, the first not a dash", clip(s), maxName)
-	}
-	for i := range len(s) {
-		if !alphanumeric(s[i]) && strings.IndexByte("._@$+-", s[i]) < 0 {
-			return fault.Invalid("login %q: only letters, digits and . _ @ $ + - may be used", clip(s))
-		}
-	}
-	return nil
-}
-
 // CheckHostID refuses what cannot be the id of a host: 1 to 64 letters, digits,
 // dashes and underscores.
 func CheckHostID(s string) error {
@@ -144,25 +128,17 @@ func CheckHostID(s string) error {
 	return nil
 }
 
-// CheckHostname refuses what cannot be a host name or cluster name: labels of 1
-// to 63 letters, digits, dashes and underscores, joined by dots, 253 bytes in all.
-// Wildcards, a final dot and addresses are refused.
+// CheckHostname refuses what cannot be a host name or cluster name in a
+// certificate: what types.ValidHostname refuses, a final dot and an address.
 func CheckHostname(s string) error {
-	if s == "" || len(s) > maxHostname {
-		return fault.Invalid("host name %q: expected 1 to %d characters", clip(s), maxHostname)
+	if err := types.ValidHostname(s); err != nil {
+		return err
 	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return fault.Invalid("host name %q: each part between dots needs 1 to 63 characters and no dash at its ends", clip(s))
-		}
-		for i := range len(label) {
-			if !alphanumeric(label[i]) && label[i] != '-' && label[i] != '_' {
-				return fault.Invalid("host name %q: only letters, digits, dashes, underscores and dots may be used", clip(s))
-			}
-		}
+	if strings.HasSuffix(s, ".") {
+		return fault.Invalid("host name %q ends with a dot", s)
 	}
 	if _, err := netip.ParseAddr(s); err == nil {
-		return fault.Invalid("host name %q is an address", s)
+		return fault.Invalid("host name %q is an address: give the host a name", s)
 	}
 	return nil
 }
