@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"teleport/internal/fault"
+	"teleport/internal/mux"
 )
 
 // Defaults of Config.
@@ -26,6 +27,10 @@ const (
 	DefaultDrain            = 5 * time.Second
 )
 
+// pendingGrace is how long a connection may take to log in before it has to make
+// room for another one, when there are too many.
+const pendingGrace = 5 * time.Second
+
 // maxAuthTries is how many keys a client may offer.
 const maxAuthTries = 6
 
@@ -34,9 +39,11 @@ const maxAuthTries = 6
 type Login struct {
 	// Value belongs to the caller: the identity behind the key.
 	Value any
-	// SourceAddresses, if set, are the only addresses (comma-separated IP addresses
-	// and CIDR blocks) that the login is good for.
-	SourceAddresses string
+	// CriticalOptions are those of the certificate behind it. source-address is
+	// enforced here; a login with any other is refused.
+	CriticalOptions map[string]string
+	// NoTerminal refuses pseudo terminals.
+	NoTerminal bool
 }
 
 // Config says how a Server behaves. HostSigners, Authenticate, Session and Log
@@ -45,7 +52,8 @@ type Config struct {
 	// HostSigners returns the host keys of the next connection.
 	HostSigners func() []ssh.Signer
 	// Authenticate says what a key that was only offered would stand for. The
-	// peer has proved nothing yet: it must have no side effect.
+	// peer has proved nothing yet: it must have no side effect. The text of a
+	// *Refusal is shown to the user.
 	Authenticate func(ctx context.Context, meta ssh.ConnMetadata, key ssh.PublicKey) (*Login, error)
 	// Authorize is asked after the peer proved that it holds the key. The text of a
 	// *Refusal is shown to the user. Nil allows.
@@ -68,7 +76,7 @@ type Config struct {
 	KeepAlive    time.Duration
 	KeepAliveMax int
 	// MaxPending bounds the connections that are not authenticated yet; one source
-	// address may hold a quarter of them.
+	// address may have a quarter of them.
 	MaxPending int
 	// MaxSessions bounds the session channels of one connection.
 	MaxSessions int
@@ -79,7 +87,7 @@ type Config struct {
 	Drain time.Duration
 }
 
-// Refusal is an error of Authorize whose text the user is shown.
+// Refusal is an error of Authenticate or Authorize whose text the user is shown.
 type Refusal struct {
 	// Text is one line for the user.
 	Text string
@@ -91,7 +99,7 @@ func (r *Refusal) Error() string { return r.Text }
 // Server serves SSH connections.
 type Server struct {
 	cfg     Config
-	pending *pending
+	pending *mux.Gate
 }
 
 // New checks the configuration, fills in the defaults and returns a Server.
@@ -107,7 +115,7 @@ func New(cfg Config) (*Server, error) {
 	setDefault(&cfg.KillAfter, DefaultKillAfter)
 	setDefault(&cfg.Drain, DefaultDrain)
 	setDefault(&cfg.Version, "Teleport")
-	return &Server{cfg: cfg, pending: newPending(cfg.MaxPending)}, nil
+	return &Server{cfg: cfg, pending: mux.NewGate(cfg.MaxPending, cfg.MaxPending/4, pendingGrace)}, nil
 }
 
 func setDefault[T comparable](v *T, def T) {
@@ -118,36 +126,15 @@ func setDefault[T comparable](v *T, def T) {
 }
 
 // Serve accepts connections until ctx ends, then closes the listener and every
-// connection and waits for their sessions to end. Errors of accepting (such as
-// no free file descriptor) are logged and retried: the loop ends only with ctx or
-// when somebody else closes the listener.
+// connection and waits for their sessions to end.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	pause := time.Duration(0)
-	for {
-		nc, err := ln.Accept()
-		if err == nil {
-			pause = 0
-			conns.Go(func() { s.ServeConn(ctx, nc) })
-			continue
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept ssh connection: %w", err)
-		}
-		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		s.cfg.Log.WarnContext(ctx, "accepting ssh connections failed, will retry", "error", err, "pause", pause)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
-	}
+	return mux.Accept(ctx, ln, s.cfg.Log, func(nc net.Conn) {
+		conns.Go(func() { s.ServeConn(ctx, nc) })
+	})
 }
 
 // ServeConn serves one connection and returns when it and all its sessions are
@@ -162,13 +149,15 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	remote := nc.RemoteAddr()
-	release, err := s.pending.enter(remote)
+	slot, err := s.pending.Enter(ctx, nc)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "ssh connection refused", "remote", addrText(remote), "error", err)
 		return
 	}
 	conn, chans, reqs, err := s.handshake(ctx, newBuffered(nc))
-	release()
+	if slot.Leave() && err != nil {
+		err = fmt.Errorf("closed to make room for other connections: %w", err)
+	}
 	if err != nil {
 		s.cfg.Log.InfoContext(ctx, "ssh handshake failed", "remote", addrText(remote), "error", err)
 		return
@@ -222,13 +211,14 @@ func (s *Server) serverConfig(ctx context.Context) *ssh.ServerConfig {
 		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			login, err := s.cfg.Authenticate(ctx, meta, key)
 			if err != nil {
-				return nil, err
+				return nil, shown(err)
 			}
-			perms := &ssh.Permissions{ExtraData: map[any]any{loginKey{}: login}}
-			if login.SourceAddresses != "" {
-				perms.CriticalOptions = map[string]string{"source-address": login.SourceAddresses}
+			for name := range login.CriticalOptions {
+				if name != "source-address" {
+					return nil, fault.Unsupported("the certificate has the critical option %q", name)
+				}
 			}
-			return perms, nil
+			return &ssh.Permissions{CriticalOptions: login.CriticalOptions, ExtraData: map[any]any{loginKey{}: login}}, nil
 		},
 		VerifiedPublicKeyCallback: func(meta ssh.ConnMetadata, _ ssh.PublicKey, perms *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 			login, ok := perms.ExtraData[loginKey{}].(*Login)

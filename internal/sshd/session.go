@@ -196,7 +196,7 @@ func (s *Server) prepare(se *Session, r *ssh.Request) bool {
 		return true
 	case "pty-req":
 		req, err := parsePty(r.Payload)
-		if err != nil || se.pty != nil {
+		if err != nil || se.pty != nil || se.conn.login.NoTerminal {
 			return false
 		}
 		se.pty = &req

@@ -1,0 +1,203 @@
+package ssh
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"teleport/internal/audit"
+	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/sshd"
+)
+
+// exitRefused is the exit status of a session that did not start.
+const exitRefused = 254
+
+const subsystemSFTP = "sftp"
+
+// session runs what the client asked for, between the events that record it.
+func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
+	id, err := userOf(se.Conn().Login())
+	if err != nil {
+		return s.say(se, err)
+	}
+	r := s.newRecord(se, id)
+	a, cred, err := s.admit(ctx, se, id)
+	if err != nil {
+		s.metrics.rejected.Inc()
+		return s.say(se, s.reject(ctx, r, err))
+	}
+	if err := r.start(ctx); err != nil {
+		s.cfg.Log.ErrorContext(ctx, "session refused: it cannot be recorded", "error", err, "user", id.User.Name)
+		return s.say(se, fault.Unreachable("session refused: the audit log cannot take it, tell an administrator"))
+	}
+	s.metrics.started.WithLabelValues(string(se.Kind())).Inc()
+	s.metrics.active.Inc()
+	defer s.metrics.active.Dec()
+	exit := sshd.Exit{Code: exitRefused}
+	defer func() { r.end(ctx, exit, err) }()
+	if se.Kind() == sshd.KindSubsystem {
+		exit, err = s.sftp(ctx, r, a, cred)
+	} else {
+		exit, err = s.shell(ctx, r, a, cred)
+	}
+	if err != nil {
+		exit = s.say(se, err)
+	}
+	return exit
+}
+
+// admit decides again, since roles and time went on since the login, and looks the
+// local user up.
+func (s *Service) admit(ctx context.Context, se *sshd.Session, id *identity.Identity) (*account, *syscall.Credential, error) {
+	login := se.Conn().User()
+	if d := s.decide(id, login); !d.Allowed {
+		return nil, nil, &fault.Error{Kind: fault.ErrDenied, Msg: s.denied(login), Cause: fmt.Errorf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
+	}
+	a, err := s.hosts.find(ctx, login)
+	if err != nil {
+		return nil, nil, err
+	}
+	cred, err := credential(a, os.Geteuid())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.hosts.closed(a, s.cfg.Now()); err != nil {
+		return nil, nil, err
+	}
+	return a, cred, nil
+}
+
+// reject records why a session does not start and returns what its user is told.
+func (s *Service) reject(ctx context.Context, r *record, err error) error {
+	reason := err.Error()
+	if f, ok := err.(*fault.Error); ok && f.Cause != nil {
+		reason += ": " + f.Cause.Error()
+	}
+	e := r.event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
+	return s.refuse(ctx, e, err.Error(), reason)
+}
+
+// say tells the user on the error output.
+func (s *Service) say(se *sshd.Session, err error) sshd.Exit {
+	line := "\n"
+	if se.Interactive() {
+		line = "\r\n"
+	}
+	_, _ = io.WriteString(se.Stderr(), clean(err.Error())+line)
+	return sshd.Exit{Code: exitRefused}
+}
+
+// clean makes text from elsewhere safe for a terminal; lines are kept.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if (r < ' ' && r != '\n' && r != '\t') || (r >= 0x7f && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// shell runs the user's shell, alone or with a command.
+func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscall.Credential) (sshd.Exit, error) {
+	se := r.se
+	t, err := se.Terminal()
+	if err != nil {
+		return sshd.Exit{}, err
+	}
+	tty := ""
+	if t != nil {
+		tty = t.Name
+		if err := giveTerminal(t.File(), a, cred); err != nil {
+			return sshd.Exit{}, err
+		}
+	}
+	var visit *loginRecord
+	defer func() { visit.end() }()
+	exit, err := se.Run(ctx, sshd.Command{
+		Path:       a.shell,
+		Args:       arguments(se, a),
+		Env:        s.environment(se, r.id, a, tty),
+		Dir:        a.home,
+		Credential: cred,
+		Started: func(pid int) error {
+			if err := verifyCredential(pid, cred); err != nil {
+				return err
+			}
+			if cred != nil && t != nil {
+				visit = s.book.begin(pid, tty, a, se.Conn().RemoteAddr())
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "session could not be started", "error", err, "login", a.name)
+		return sshd.Exit{}, fmt.Errorf("cannot start the session: %w", err)
+	}
+	return exit, nil
+}
+
+// giveTerminal makes the terminal the user's, writable by the group that write(1)
+// runs as.
+func giveTerminal(f *os.File, a *account, cred *syscall.Credential) error {
+	if cred == nil {
+		return nil
+	}
+	group, mode := a.gid, fs.FileMode(0o600)
+	if line, err := findLine("/etc/group", "tty"); err == nil && line != "" {
+		if f := strings.Split(line, ":"); len(f) == 4 {
+			if g, err := parseID(f[2]); err == nil {
+				group, mode = g, 0o620
+			}
+		}
+	}
+	if err := f.Chown(int(a.uid), int(group)); err != nil {
+		return fmt.Errorf("give the terminal to its user: %w", err)
+	}
+	if err := f.Chmod(mode); err != nil {
+		return fmt.Errorf("set the mode of the terminal: %w", err)
+	}
+	return nil
+}
+
+// mayTransfer says whether the account may use sftp: one whose shell turns people
+// away may not get in this way either.
+func mayTransfer(a *account) error {
+	switch path.Base(a.shell) {
+	case "nologin", "false":
+		return fault.Denied("the account of user %q on this host does not allow logins", a.name)
+	}
+	if err := unix.Access(a.shell, unix.X_OK); err != nil {
+		return fault.Denied("the shell of user %q on this host, %s, cannot be run: %w", a.name, a.shell, err)
+	}
+	return nil
+}
+
+// parseSCP recognises the server end of the old scp protocol and returns its path
+// and direction.
+func parseSCP(command string) (file string, upload, ok bool) {
+	f := strings.Fields(command)
+	if len(f) < 2 || path.Base(f[0]) != "scp" {
+		return "", false, false
+	}
+	for i, arg := range f[1:] {
+		if arg == "--" || !strings.HasPrefix(arg, "-") {
+			return strings.TrimPrefix(strings.Join(f[i+1:], " "), "-- "), upload, ok
+		}
+		switch {
+		case strings.Contains(arg, "t"):
+			upload, ok = true, true
+		case strings.Contains(arg, "f"):
+			upload, ok = false, true
+		}
+	}
+	return "", upload, ok
+}

@@ -1,0 +1,23 @@
+package sshd
+
+import (
+	"net"
+	"strings"
+)
+
+func addrText(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+// printable keeps what is safe on a terminal: names in messages come from peers.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, s)
+}
