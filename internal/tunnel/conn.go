@@ -13,12 +13,12 @@ import (
 
 // conn is a channel as a net.Conn.
 //
-// SSH channels have no deadlines. A write that passes its deadline ends the
-// connection, as it does with TLS. A read that passes its deadline leaves the
-// connection usable, if the deadline was set before the read began: such reads go
-// through a goroutine and a buffer of their own. A read that began without a
-// deadline goes straight into the caller's buffer and cannot be taken back, so a
-// deadline that is set meanwhile and passes ends the connection.
+// SSH channels have no deadlines. A deadline that passes during a write ends the
+// connection, as it does with TLS. One that passes during a read leaves it usable,
+// if it was set before the read began: such reads go through a goroutine and a
+// buffer of their own. A read that began without a deadline goes straight into the
+// caller's buffer and cannot be taken back, so a deadline that is set meanwhile and
+// passes ends the connection.
 type conn struct {
 	ch            ssh.Channel
 	local, remote net.Addr
@@ -31,7 +31,6 @@ type conn struct {
 
 	mu     sync.Mutex
 	closed chan struct{}
-	direct bool // a Read without deadline is under way
 	broken bool // a deadline ended the connection
 	read   deadline
 	write  deadline
@@ -61,20 +60,21 @@ func (c *conn) RemoteAddr() net.Addr { return c.remote }
 func (c *conn) Read(p []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	if err := c.failed(&c.read); err != nil {
+	passed, err := c.begin(&c.read, c.ahead != nil || len(c.rest) > 0)
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	if len(c.rest) > 0 {
+	case len(c.rest) > 0:
 		return c.takeRest(p), nil
+	case passed != nil:
+		return c.readAhead(p, passed)
 	}
-	passed, direct := c.beginRead()
-	if direct {
-		n, err := c.ch.Read(p)
-		c.mu.Lock()
-		c.direct = false
-		c.mu.Unlock()
-		return n, c.result(n, err, &c.read)
-	}
+	n, err := c.ch.Read(p)
+	return n, c.end(&c.read, n, err)
+}
+
+// readAhead reads through a buffer until the deadline passes.
+func (c *conn) readAhead(p []byte, passed <-chan struct{}) (int, error) {
 	if c.ahead == nil {
 		a := &readAhead{buf: make([]byte, aheadSize), done: make(chan struct{})}
 		c.ahead = a
@@ -95,7 +95,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if a.n > 0 {
 		return c.takeRest(p), nil
 	}
-	return 0, c.result(0, a.err, &c.read)
+	return 0, c.end(&c.read, 0, a.err)
 }
 
 func (c *conn) takeRest(p []byte) int {
@@ -106,23 +106,49 @@ func (c *conn) takeRest(p []byte) int {
 	return n
 }
 
-// beginRead decides how to read: straight into the caller's buffer, or ahead.
-func (c *conn) beginRead() (passed <-chan struct{}, direct bool) {
+// begin starts an operation. For a read that goes through a buffer it returns what
+// is closed when the deadline passes; nil means that nothing can stop the operation
+// but the end of the channel.
+func (c *conn) begin(d *deadline, ahead bool) (passed <-chan struct{}, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.direct = c.ahead == nil && !c.read.set
-	return c.read.channelLocked(), c.direct
+	if err := c.failedLocked(d); err != nil {
+		return nil, err
+	}
+	if d == &c.read && (ahead || d.set) {
+		return d.channelLocked(), nil
+	}
+	d.stuck = true
+	return nil, nil
+}
+
+// end finishes what begin started and finds the reason behind the channel's error.
+func (c *conn) end(d *deadline, n int, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d.stuck = false
+	reading := d == &c.read
+	if err == nil || reading && n > 0 && errors.Is(err, io.EOF) {
+		return nil
+	}
+	if why := c.failedLocked(d); why != nil {
+		return why
+	}
+	if !reading && errors.Is(err, io.EOF) {
+		return io.ErrClosedPipe
+	}
+	return err
 }
 
 // Write writes all of p.
 func (c *conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if err := c.failed(&c.write); err != nil {
+	if _, err := c.begin(&c.write, false); err != nil {
 		return 0, err
 	}
 	n, err := c.ch.Write(p)
-	return n, c.result(n, err, &c.write)
+	return n, c.end(&c.write, n, err)
 }
 
 // CloseWrite tells the other end that nothing more comes; it can go on sending.
@@ -151,10 +177,8 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// failed returns why nothing can be read or written any more.
-func (c *conn) failed(d *deadline) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// failedLocked returns why nothing can be read or written any more.
+func (c *conn) failedLocked(d *deadline) error {
 	if d.done || c.broken {
 		return os.ErrDeadlineExceeded
 	}
@@ -166,47 +190,18 @@ func (c *conn) failed(d *deadline) error {
 	}
 }
 
-// result replaces the channel's error by the reason that the channel was closed for.
-func (c *conn) result(n int, err error, d *deadline) error {
-	if err == nil || n > 0 && errors.Is(err, io.EOF) {
-		return nil
-	}
-	if why := c.failed(d); why != nil {
-		return why
-	}
-	return err
-}
-
 // SetDeadline sets both deadlines.
 func (c *conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // SetReadDeadline sets when a Read fails that has not read anything by then.
-func (c *conn) SetReadDeadline(t time.Time) error {
-	return c.setDeadline(&c.read, t, func() {
-		// Only a read that cannot be taken back needs the channel closed.
-		c.mu.Lock()
-		c.broken = c.broken || c.direct
-		stuck := c.direct
-		c.mu.Unlock()
-		if stuck {
-			_ = c.ch.Close()
-		}
-	})
-}
+func (c *conn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.read, t) }
 
 // SetWriteDeadline sets when the connection ends if a Write is still waiting.
-func (c *conn) SetWriteDeadline(t time.Time) error {
-	return c.setDeadline(&c.write, t, func() {
-		c.mu.Lock()
-		c.broken = true
-		c.mu.Unlock()
-		_ = c.ch.Close()
-	})
-}
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.write, t) }
 
-func (c *conn) setDeadline(d *deadline, t time.Time, passed func()) error {
+func (c *conn) setDeadline(d *deadline, t time.Time) error {
 	c.mu.Lock()
 	select {
 	case <-c.closed:
@@ -214,58 +209,64 @@ func (c *conn) setDeadline(d *deadline, t time.Time, passed func()) error {
 		return net.ErrClosed
 	default:
 	}
-	now := d.setLocked(t, &c.mu, passed)
+	d.clearLocked()
+	var now bool
+	if d.set = !t.IsZero(); d.set {
+		wait := time.Until(t)
+		if now = wait <= 0; now {
+			c.passLocked(d)
+		} else {
+			c.startLocked(d, wait)
+		}
+	}
+	end := now && c.broken
 	c.mu.Unlock()
-	if now {
-		passed()
+	if end {
+		_ = c.ch.Close()
 	}
 	return nil
 }
 
-// deadline is one of the two of a conn, guarded by its mu.
-type deadline struct {
-	set   bool
-	timer *time.Timer
-	ch    chan struct{} // closed when the deadline passed; nil until somebody waits
-	done  bool
+// startLocked lets the deadline pass after the wait.
+func (c *conn) startLocked(d *deadline, wait time.Duration) {
+	var timer *time.Timer
+	timer = time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		mine := d.timer == timer
+		if mine {
+			c.passLocked(d)
+		}
+		end := mine && c.broken
+		c.mu.Unlock()
+		if end {
+			_ = c.ch.Close()
+		}
+	})
+	d.timer = timer
 }
 
-// setLocked reports whether t has passed already, so that the caller has to act.
-func (d *deadline) setLocked(t time.Time, mu *sync.Mutex, passed func()) (now bool) {
+// passLocked marks the deadline as passed. If an operation is under way that only
+// the end of the channel can stop, the connection is broken and the caller closes it.
+func (c *conn) passLocked(d *deadline) {
+	d.done = true
+	close(d.channelLocked())
+	c.broken = c.broken || d.stuck
+}
+
+// deadline is one of the two of a conn, guarded by its mu.
+type deadline struct {
+	set   bool // there is one
+	done  bool // it passed
+	stuck bool // an operation is under way that cannot be taken back
+	timer *time.Timer
+	ch    chan struct{} // closed when the deadline passes; nil until somebody waits
+}
+
+func (d *deadline) clearLocked() {
 	d.stopLocked()
 	if d.done {
 		d.done, d.ch = false, nil
 	}
-	if d.set = !t.IsZero(); !d.set {
-		return false
-	}
-	wait := time.Until(t)
-	if wait <= 0 {
-		d.passLocked()
-		return true
-	}
-	var timer *time.Timer
-	timer = time.AfterFunc(wait, func() {
-		mu.Lock()
-		mine := d.timer == timer
-		if mine {
-			d.passLocked()
-		}
-		mu.Unlock()
-		if mine {
-			passed()
-		}
-	})
-	d.timer = timer
-	return false
-}
-
-func (d *deadline) passLocked() {
-	d.done = true
-	if d.ch == nil {
-		d.ch = make(chan struct{})
-	}
-	close(d.ch)
 }
 
 func (d *deadline) stopLocked() {
@@ -275,7 +276,7 @@ func (d *deadline) stopLocked() {
 	}
 }
 
-func (d *deadline) channelLocked() <-chan struct{} {
+func (d *deadline) channelLocked() chan struct{} {
 	if d.ch == nil {
 		d.ch = make(chan struct{})
 	}

@@ -1,0 +1,349 @@
+package tunnel_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
+
+	"teleport/internal/ca"
+	"teleport/internal/fault"
+	"teleport/internal/tunnel"
+	"teleport/internal/types"
+)
+
+func TestDial(t *testing.T) {
+	type seen struct {
+		service      types.SystemRole
+		addr, remote string
+	}
+	got := make(chan seen, 1)
+	_, p, a := pair(t, func(cfg *tunnel.AgentConfig) {
+		cfg.Handle = func(ctx context.Context, service types.SystemRole, conn net.Conn, addr string) {
+			got <- seen{service, addr, conn.RemoteAddr().String()}
+			echo(ctx, service, conn, addr)
+		}
+	})
+	conn := p.dial(t, a.id)
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB: more than a window
+	go func() {
+		_, _ = conn.Write(sent)
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	back, err := io.ReadAll(conn)
+	if err != nil || !bytes.Equal(back, sent) {
+		t.Errorf("echo of %d bytes = %d bytes (%v), want the same", len(sent), len(back), err)
+	}
+	if want := (seen{types.RoleNode, client, client}); <-got != want {
+		t.Errorf("agent saw something else than %v", want)
+	}
+	if p.Count() != 1 {
+		t.Errorf("Count() = %d, want 1", p.Count())
+	}
+}
+
+func TestDialRefused(t *testing.T) {
+	_, p, a := pair(t, nil)
+	for _, tt := range []struct {
+		name, id, addr string
+		service        types.SystemRole
+		want           error
+		text           string
+	}{
+		{"unknown_host", uuid.NewString(), client, types.RoleNode, fault.ErrUnreachable, "has no tunnel"},
+		{"service_not_in_certificate", a.id, client, types.RoleApp, fault.ErrUnreachable, "does not run the App service"},
+		{"bad_address", a.id, "somewhere", types.RoleNode, fault.ErrUnreachable, "bad transport request"},
+		{"long_address", a.id, strings.Repeat("x", 5000), types.RoleNode, fault.ErrInvalid, "at most"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn, err := p.Dial(t.Context(), tt.id, tt.service, tt.addr)
+			if err == nil {
+				_ = conn.Close()
+			}
+			if !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("Dial() = %v, want %v with %q", err, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+func TestManyChannelsAtOnce(t *testing.T) {
+	_, p, a := pair(t, nil)
+	var work sync.WaitGroup
+	for i := range 200 {
+		work.Go(func() {
+			conn, err := p.Dial(t.Context(), a.id, types.RoleNode, client)
+			if err != nil {
+				t.Errorf("Dial() = %v", err)
+				return
+			}
+			defer func() { _ = conn.Close() }()
+			sent := fmt.Appendf(nil, "channel %d %s", i, strings.Repeat("x", 10_000))
+			if _, err := conn.Write(sent); err != nil {
+				t.Errorf("Write() = %v", err)
+			}
+			back := make([]byte, len(sent))
+			if _, err := io.ReadFull(conn, back); err != nil || !bytes.Equal(back, sent) {
+				t.Errorf("channel %d: wrong echo (%v)", i, err)
+			}
+		})
+	}
+	work.Wait()
+}
+
+func TestChannelsLeaveNothingBehind(t *testing.T) {
+	_, p, a := pair(t, nil)
+	use := func(n int) {
+		for range n {
+			conn, err := p.Dial(t.Context(), a.id, types.RoleNode, client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+		}
+	}
+	use(10)
+	before := runtime.NumGoroutine()
+	use(1000)
+	until(t, "goroutines of 1,000 channels gone", func() bool { return runtime.NumGoroutine() <= before+5 })
+}
+
+func TestTunnelEndsWithItsChannels(t *testing.T) {
+	_, p, a := pair(t, nil)
+	conn := p.dial(t, a.id)
+	a.stop()
+	if _, err := io.ReadAll(conn); err != nil {
+		t.Errorf("Read() after the agent stopped = %v, want the end", err)
+	}
+	until(t, "tunnel forgotten", func() bool { return p.Count() == 0 && !p.Connected(a.id) })
+	if _, err := p.Dial(t.Context(), a.id, types.RoleNode, client); !errors.Is(err, fault.ErrUnreachable) {
+		t.Errorf("Dial() = %v, want ErrUnreachable", err)
+	}
+}
+
+func TestProxyRestart(t *testing.T) {
+	c, p, a := pair(t, nil)
+	p.stop()
+	a.wait(t, false)
+	ln, err := net.Listen("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p2 := startProxy(t, c, ln, nil)
+	a.wait(t, true)
+	until(t, "tunnel to the new Proxy", func() bool { return p2.Connected(a.id) })
+	conn := p2.dial(t, a.id)
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Errorf("echo after the restart: %v", err)
+	}
+}
+
+func TestLeavingKeepsOpenConnections(t *testing.T) {
+	c := newCluster(t)
+	old := startProxy(t, c, nil, func(cfg *tunnel.ServerConfig) { cfg.Drain = time.Minute })
+	next := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, old.addr)
+	var target sync.Map
+	target.Store("addr", old.addr)
+	cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		addr, _ := target.Load("addr")
+		return new(net.Dialer).DialContext(ctx, network, addr.(string))
+	}
+	a := startAgent(t, cfg, id)
+	a.wait(t, true)
+	until(t, "first tunnel", func() bool { return old.Connected(id) })
+	conn := old.dial(t, id)
+	target.Store("addr", next.addr)
+	stopped := make(chan struct{})
+	go func() { old.stop(); close(stopped) }()
+	until(t, "second tunnel", func() bool { return next.Connected(id) })
+	// The session through the old Proxy goes on until it is over.
+	if _, err := conn.Write([]byte("still here")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 10)); err != nil {
+		t.Errorf("open connection was cut: %v", err)
+	}
+	select {
+	case <-stopped:
+		t.Error("Serve returned with a connection open, before its time to drain")
+	default:
+	}
+	_ = conn.Close()
+	<-stopped
+	select {
+	case up := <-a.states:
+		t.Errorf("state went to %v while a tunnel was always there", up)
+	default:
+	}
+}
+
+func TestNewestTunnelFirstThenTheOther(t *testing.T) {
+	c := newCluster(t)
+	p := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, p.addr)
+	name := func(n string) func(context.Context, types.SystemRole, net.Conn, string) {
+		return func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) { _, _ = io.WriteString(conn, n) }
+	}
+	cfg.Handle = name("one")
+	first := startAgent(t, cfg, id)
+	until(t, "first tunnel", func() bool { return p.Count() == 1 })
+	cfg.Handle = name("two")
+	second := startAgent(t, cfg, id)
+	until(t, "second tunnel", func() bool { return p.Count() == 2 })
+	if got, err := io.ReadAll(p.dial(t, id)); err != nil || string(got) != "two" {
+		t.Errorf("reached %q (%v), want the newest", got, err)
+	}
+	second.stop()
+	until(t, "second tunnel gone", func() bool { return p.Count() == 1 })
+	if got, err := io.ReadAll(p.dial(t, id)); err != nil || string(got) != "one" {
+		t.Errorf("reached %q (%v), want the one that is left", got, err)
+	}
+	first.stop()
+}
+
+func TestTooManyTunnelsOfOneHost(t *testing.T) {
+	c := newCluster(t)
+	p := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, p.addr)
+	cfg.Reconnect.Min, cfg.Reconnect.Max = time.Hour, time.Hour
+	for i := range 8 {
+		startAgent(t, cfg, id)
+		until(t, "tunnel", func() bool { return p.Count() == i+1 })
+	}
+	last := startAgent(t, cfg, id)
+	last.wait(t, true)
+	until(t, "the oldest gone", func() bool { return p.Count() == 8 })
+}
+
+func TestAgentRefused(t *testing.T) {
+	c, foreign := newCluster(t), newCluster(t)
+	id, other := uuid.NewString(), uuid.NewString()
+	plain, err := ssh.NewSignerFromSigner(newKeys(t).ssh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, wrongCA := foreign.host(t, id, "", 0, types.RoleNode)
+	_, service := c.host(t, id, types.RoleNode, 0, types.RoleNode)
+	_, good := c.host(t, id, "", 0, types.RoleNode)
+	for _, tt := range []struct {
+		name string
+		user string
+		auth ssh.AuthMethod
+		want string
+	}{
+		{"wrong_authority", id, ssh.PublicKeys(wrongCA), "not signed by the host certificate authority"},
+		{"user_certificate", id, ssh.PublicKeys(c.user(t, id)), "is not a host certificate"},
+		{"service_certificate", id, ssh.PublicKeys(service), "expected that of the process"},
+		{"other_host", other, ssh.PublicKeys(good), "is not for"},
+		{"by_host_name", "web-1", ssh.PublicKeys(good), `certificate of host "` + id + `" used as "web-1"`},
+		{"plain_key", id, ssh.PublicKeys(plain), "a plain SSH key was shown"},
+		{"password", id, ssh.Password("secret"), "no auth passed yet"},
+		{"nothing", id, nil, "no auth passed yet"},
+		{"offered_but_not_proven", id, ssh.PublicKeys(unproven{good}), "no auth passed yet"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := &recorder{}
+			p := startProxy(t, c, nil, func(cfg *tunnel.ServerConfig) { cfg.Log = slog.New(log) })
+			cfg := &ssh.ClientConfig{User: tt.user, HostKeyCallback: c.hostKey()}
+			if tt.auth != nil {
+				cfg.Auth = []ssh.AuthMethod{tt.auth}
+			}
+			conn := dialTLS(t, c, p.addr)
+			sc, _, _, err := ssh.NewClientConn(conn, p.addr, cfg)
+			if err == nil {
+				_ = sc.Close()
+				t.Fatal("the Proxy accepted the agent")
+			}
+			_ = conn.Close()
+			until(t, "refusal logged", func() bool { return strings.Contains(log.text(), "tunnel refused") })
+			if !strings.Contains(log.text(), tt.want) {
+				t.Errorf("log = %s\nwant %q", log.text(), tt.want)
+			}
+			if p.Count() != 0 {
+				t.Errorf("Count() = %d, want 0", p.Count())
+			}
+		})
+	}
+}
+
+// unproven offers a key but cannot sign with it.
+type unproven struct{ ssh.Signer }
+
+func (u unproven) Sign(io.Reader, []byte) (*ssh.Signature, error) {
+	return nil, errors.New("no private key")
+}
+
+func TestProxyRefused(t *testing.T) {
+	c, foreign := newCluster(t), newCluster(t)
+	_, node := c.host(t, uuid.NewString(), "", 0, types.RoleNode)
+	_, other := foreign.host(t, uuid.NewString(), "", 0, types.RoleProxy)
+	for _, tt := range []struct {
+		name string
+		key  ssh.Signer
+		want string
+	}{
+		{"not_a_proxy", node, "not a Proxy"},
+		{"wrong_authority", other, "not signed by the host certificate authority"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := startProxy(t, c, nil, func(cfg *tunnel.ServerConfig) { cfg.Signer = func() ssh.Signer { return tt.key } })
+			log := &recorder{}
+			cfg, id := agentConfig(t, c, p.addr)
+			cfg.Log = slog.New(log)
+			startAgent(t, cfg, id)
+			until(t, "refusal logged", func() bool { return strings.Contains(log.text(), tt.want) })
+			if p.Count() != 0 {
+				t.Errorf("Count() = %d, want 0", p.Count())
+			}
+		})
+	}
+}
+
+func TestTunnelIsReplacedBeforeItsCertificateEnds(t *testing.T) {
+	c := newCluster(t)
+	p := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, p.addr)
+	_, short := c.host(t, id, "", 4*time.Minute, types.RoleNode)
+	_, long := c.host(t, id, "", time.Hour, types.RoleNode)
+	var once sync.Once
+	cfg.Signer = func() ssh.Signer {
+		s := long
+		once.Do(func() { s = short })
+		return s
+	}
+	startAgent(t, cfg, id)
+	until(t, "second tunnel with the renewed certificate", func() bool { return p.Count() == 2 })
+}
+
+func TestNoTrustNoTunnel(t *testing.T) {
+	c := newCluster(t)
+	log := &recorder{}
+	p := startProxy(t, c, nil, func(cfg *tunnel.ServerConfig) {
+		cfg.Trust = func() *ca.Trust { return nil }
+		cfg.Log = slog.New(log)
+	})
+	cfg, id := agentConfig(t, c, p.addr)
+	startAgent(t, cfg, id)
+	until(t, "refusal", func() bool { return strings.Contains(log.text(), "knows no certificate authorities") })
+}
