@@ -78,6 +78,9 @@ func NewAgent(cfg AgentConfig) (*AgentServer, error) {
 // Run feeds the streams from the store until ctx ends.
 func (s *AgentServer) Run(ctx context.Context) error { return s.hub.run(ctx) }
 
+// Ready returns a channel that is closed when streams can be served.
+func (s *AgentServer) Ready() <-chan struct{} { return s.hub.ready }
+
 // Connected returns how many control streams are open.
 func (s *AgentServer) Connected() int { return int(s.connected.Load()) }
 
