@@ -165,12 +165,8 @@ func FuzzParsePHC(f *testing.F) {
 	f.Add("$argon2id$v=19$m=4294967295,t=2,p=1$$")
 	f.Add("$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$c29tZWhhc2hzb21laGFzaA")
 	f.Fuzz(func(t *testing.T, s string) {
-		again, err := login.ParsePHC(s)
-		if err != nil {
-			return
-		}
-		if third, err := login.ParsePHC(again); err != nil || third != again {
-			t.Fatalf("%q became %q, then %q, %v", s, again, third, err)
+		if again, err := login.ParsePHC(s); err == nil && again != s {
+			t.Fatalf("%q became %q", s, again)
 		}
 	})
 }
@@ -192,6 +188,7 @@ func TestParsePHCRefuses(t *testing.T) {
 		"short_key":     strings.Replace(good, "c29tZWhhc2hzb21laGFzaA", "c28", 1),
 		"padding":       good + "==",
 		"line":          good + "\n",
+		"leading_zero":  strings.Replace(good, "t=2", "t=02", 1),
 		"more":          good + "$x",
 		"text_in_front": "x" + good,
 		"long":          good + strings.Repeat("A", 1000),

@@ -190,5 +190,9 @@ func parsePHC(s string) (phc, error) {
 	if err != nil || len(key) < 16 || len(key) > 64 {
 		return phc{}, bad
 	}
-	return phc{cost: cost{memory: numbers[0], time: numbers[1], threads: uint8(numbers[2])}, salt: salt, key: key}, nil
+	p := phc{cost: cost{memory: numbers[0], time: numbers[1], threads: uint8(numbers[2])}, salt: salt, key: key}
+	if p.String() != s {
+		return phc{}, bad
+	}
+	return p, nil
 }
