@@ -58,10 +58,7 @@ func (h *Holder) current() *view {
 }
 
 // State returns a copy of the state as it is now, to be saved.
-func (h *Holder) State() *State {
-	s := h.current().state
-	return &s
-}
+func (h *Holder) State() *State { return h.current().state.clone() }
 
 // Replace puts another state of the same host in place, after a renewal or a
 // further join. If it is not good, the old one stays.
@@ -181,7 +178,7 @@ func readState(s *State) (*view, error) {
 	if trust.Cluster() != s.Cluster || grant.GetHostId() != s.HostID || grant.GetClusterName() != s.Cluster {
 		return nil, fault.Invalid("the grant is for host %q of cluster %q, expected %q of %q", grant.GetHostId(), grant.GetClusterName(), s.HostID, s.Cluster)
 	}
-	v := &view{state: *s, trust: trust, tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
+	v := &view{state: *s.clone(), trust: trust, tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
 	process := &joinv1.ServiceCertificates{Tls: grant.GetCertificates().GetTls(), Ssh: grant.GetCertificates().GetSsh()}
 	if err := v.add("", process, tlsKey, signer); err != nil {
 		return nil, fmt.Errorf("certificate of the process: %w", err)

@@ -1,14 +1,18 @@
 package state_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -170,6 +174,8 @@ func TestNewHolderRefuses(t *testing.T) {
 		"swapped_service": grant(func(g *joinv1.Grant) {
 			g.Certificates.Services["Node"], g.Certificates.Services["Proxy"] = g.Certificates.Services["Proxy"], g.Certificates.Services["Node"]
 		}),
+		"tls_of_other_service": grant(func(g *joinv1.Grant) { g.Certificates.Services["Node"].Tls = g.Certificates.Services["Proxy"].GetTls() }),
+		"ssh_of_process":       grant(func(g *joinv1.Grant) { g.Certificates.Services["Node"].Ssh = g.Certificates.GetSsh() }),
 		"service_as_process": grant(func(g *joinv1.Grant) {
 			g.Certificates.Tls, g.Certificates.Ssh = g.Certificates.Services["Node"].GetTls(), g.Certificates.Services["Node"].GetSsh()
 		}),
@@ -321,6 +327,26 @@ func TestHolderInUse(t *testing.T) {
 	}
 	ln.Close()
 	wg.Wait()
+}
+
+// TestStateHidesKeys prints and logs a state in every way.
+func TestStateHidesKeys(t *testing.T) {
+	s := newAuth(t, time.Now()).join(t, 1)
+	var out bytes.Buffer
+	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(h).Info("message", "pointer", s, "value", *s)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		fmt.Fprintf(&out, verb+verb, s, *s)
+	}
+	for _, secret := range []string{"PRIVATE", fmt.Sprint(s.TLSKey[:8]), fmt.Sprintf("%x", s.TLSKey[:8])} {
+		if strings.Contains(out.String(), strings.Trim(secret, "[]")) {
+			t.Errorf("output contains %q:\n%s", secret, out.String())
+		}
+	}
+	if !strings.Contains(out.String(), hostID) {
+		t.Errorf("output does not name the host:\n%s", out.String())
+	}
 }
 
 // must is for what cannot fail in a test.

@@ -15,6 +15,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,6 +45,25 @@ type State struct {
 	Grant []byte
 	// JoinedWith is the id of the token.
 	JoinedWith string
+}
+
+// String names the host and hides the keys.
+func (s State) String() string {
+	return fmt.Sprintf("host %s of %s, generation %d", s.HostID, s.Cluster, s.Generation)
+}
+
+// GoString is String: %#v would show the keys.
+func (s State) GoString() string { return s.String() }
+
+// LogValue names the host and hides the keys.
+func (s State) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// clone returns a copy that shares nothing with s.
+func (s *State) clone() *State {
+	c := *s
+	c.Roles, c.Pins = slices.Clone(s.Roles), slices.Clone(s.Pins)
+	c.TLSKey, c.SSHKey, c.Grant = bytes.Clone(s.TLSKey), bytes.Clone(s.SSHKey), bytes.Clone(s.Grant)
+	return &c
 }
 
 const (
