@@ -102,10 +102,14 @@ type Server struct {
 	pending *mux.Gate
 }
 
-// New checks the configuration, fills in the defaults and returns a Server.
+// New checks the configuration, fills in the defaults and returns a Server. From
+// then on no descriptor of this process gets into the processes it starts.
 func New(cfg Config) (*Server, error) {
 	if cfg.HostSigners == nil || cfg.Authenticate == nil || cfg.Session == nil || cfg.Log == nil {
 		return nil, fault.Invalid("sshd: HostSigners, Authenticate, Session and Log are required")
+	}
+	if err := sealDescriptors(); err != nil {
+		return nil, err
 	}
 	setDefault(&cfg.HandshakeTimeout, DefaultHandshakeTimeout)
 	setDefault(&cfg.KeepAlive, DefaultKeepAlive)
