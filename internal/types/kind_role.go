@@ -94,7 +94,7 @@ func validateConditions(path string, rc *typesv1.RoleConditions, c *checker) {
 }
 
 func validRuleResource(s string) error {
-	names := append(kindNames(), KindEvent, KindSession, Wildcard)
+	names := append(servedKinds(), KindEvent, KindSession, Wildcard)
 	if slices.Contains(names, s) {
 		return nil
 	}
