@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -220,6 +221,11 @@ func TestLoginRecords(t *testing.T) {
 	}
 	if size(book.lastlog) != 4*292 {
 		t.Errorf("lastlog has %d bytes, want four places", size(book.lastlog))
+	}
+	// who(1) is the judge of the form.
+	out, err := exec.Command("who", book.utmp).Output()
+	if f := strings.Fields(string(out)); err != nil || len(f) < 10 || f[0] != "ann" || f[1] != "pts/5" || !strings.Contains(string(out), "(192.0.2.1)") {
+		t.Errorf("who = %q, %v, want two logins", out, err)
 	}
 	first.end()
 	second.end()
