@@ -48,6 +48,8 @@ type env struct {
 	log   *lockedBuffer
 	// broken makes every write fail.
 	broken atomic.Bool
+	// meanwhile runs once, just before the next write: somebody else was faster.
+	meanwhile atomic.Pointer[func()]
 	// offset is how far the clock is from the real one.
 	offset atomic.Int64
 	tls    []byte
@@ -72,15 +74,19 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// breakable is a backend that can be told to refuse writes.
+// breakable is a backend that can be told to refuse writes, or to let somebody
+// else write first.
 type breakable struct {
 	backend.Backend
-	broken *atomic.Bool
+	env *env
 }
 
 func (b breakable) Batch(ctx context.Context, ops ...backend.Op) (uint64, error) {
-	if b.broken.Load() {
+	if b.env.broken.Load() {
 		return 0, errors.New("disk full")
+	}
+	if f := b.env.meanwhile.Swap(nil); f != nil {
+		(*f)()
 	}
 	return b.Backend.Batch(ctx, ops...)
 }
@@ -90,7 +96,7 @@ func newEnv(tb testing.TB) *env {
 	e := &env{log: &lockedBuffer{}}
 	mem := memory.New()
 	tb.Cleanup(func() { _ = mem.Close() })
-	e.store = store.New(store.Config{Backend: breakable{mem, &e.broken}, Now: e.now})
+	e.store = store.New(store.Config{Backend: breakable{mem, e}, Now: e.now})
 	e.store.SetCluster(cluster)
 	ks := keystore.Software()
 	var cas []*typesv1.CertAuthority

@@ -239,6 +239,9 @@ func TestLockout(t *testing.T) {
 	e.advance(90 * time.Second)
 	// A success clears what was before.
 	fail(4)
+	must(t, try())
+	e.advance(90 * time.Second)
+	fail(4)
 	// Failures that are long ago do not count.
 	e.advance(31 * time.Minute)
 	fail(4)

@@ -98,7 +98,6 @@ func (s *Server) newUser(given *typesv1.User, caller rpc.Caller) (*typesv1.User,
 	if user.GetKind() == "" {
 		user.Kind = types.KindUser
 	}
-	user.Metadata.Revision = ""
 	user.Status = &typesv1.UserStatus{CreatedBy: caller.Name(), Created: timestamppb.New(s.cfg.Now())}
 	if err := types.Check(user); err != nil {
 		return nil, err
