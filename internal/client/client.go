@@ -168,8 +168,7 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 // refused explains a connection that ended before the answer: with TLS 1.3 that
 // is also how a server says that it does not accept the client's certificate.
 func (c *Client) refused(host string, err error) error {
-	var alert tls.AlertError
-	if errors.As(err, &alert) {
+	if alerted(err) {
 		return fault.Unauthenticated("the Proxy at %s does not accept your certificate (%w): run %s", c.cfg.Proxy, err, c.cfg.Credentials.Renew)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

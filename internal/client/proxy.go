@@ -217,11 +217,10 @@ func (p *Proxy) dial(ctx context.Context, protos ...string) (*tls.Conn, error) {
 func handshakeError(ctx context.Context, addr string, err error) error {
 	var bad *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	var alert tls.AlertError
 	switch {
 	case errors.As(err, &record):
 		return fault.Unreachable("%s does not speak TLS: is it the Proxy's HTTPS port?", addr)
-	case errors.As(err, &alert):
+	case alerted(err):
 		return fault.Unreachable("%s refused the TLS handshake (%w): is it the Proxy's HTTPS port?", addr, err)
 	case errors.As(err, &bad) || fault.Kind(err) != nil:
 		return fault.Unauthenticated("the Proxy at %s shows a certificate that this machine does not trust (%w): "+
@@ -230,6 +229,13 @@ func handshakeError(ctx context.Context, addr string, err error) error {
 		return fault.Unreachable("the Proxy at %s does not answer: no TLS handshake within %s", addr, connectTimeout)
 	}
 	return fault.Unreachable("TLS handshake with %s: %w", addr, err)
+}
+
+// alerted reports whether the other side ended TLS with an alert. The library's own
+// type of alerts is not exported, but how it wraps them is fixed.
+func alerted(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
 }
 
 // Addr returns the host:port that answered.
