@@ -236,3 +236,22 @@ func TestLogParallel(t *testing.T) {
 		t.Errorf("%d events in the files, want 80", len(seen))
 	}
 }
+
+// TestLogAfterAFailedWrite shows that part of a line, left by a write that failed,
+// is gone before the next line.
+func TestLogAfterAFailedWrite(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir)
+	if err := l.Append(event("a", day(1, 1))); err != nil {
+		t.Fatal(err)
+	}
+	if err := audit.Tear(l, `{"event":"exec","co`); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(event("b", day(1, 2))); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string][]string{"2020-02-01.00:00:00.log": {"a", "b"}}, uids(t, dir)); diff != "" {
+		t.Error(diff)
+	}
+}
