@@ -198,6 +198,9 @@ func (b *Backend) prepareReads(ctx context.Context) error {
 	prepare := func(query string) *sql.Stmt {
 		s, err := b.reads.PrepareContext(ctx, query)
 		errs = append(errs, err)
+		if s != nil {
+			b.query.open = append(b.query.open, s)
+		}
 		return s
 	}
 	b.query.get = prepare(`SELECT value, expires, revision FROM item WHERE key = ?`)

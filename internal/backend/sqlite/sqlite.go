@@ -59,6 +59,7 @@ type queries struct {
 	revision *sql.Stmt
 	expired  *sql.Stmt
 	ranges   map[rangeForm]*sql.Stmt
+	open     []*sql.Stmt // all of them, to be closed
 }
 
 // rangeForm is a shape of Range.
@@ -182,6 +183,9 @@ func (b *Backend) Close() error {
 // writes the log back into the database file.
 func (b *Backend) release() error {
 	var errs []error
+	for _, s := range b.query.open {
+		errs = append(errs, s.Close())
+	}
 	if b.reads != nil {
 		errs = append(errs, b.reads.Close())
 	}

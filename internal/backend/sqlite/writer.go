@@ -51,6 +51,7 @@ type writer struct {
 	db      *sql.DB
 	conn    *sql.Conn
 	stmt    statements
+	open    []*sql.Stmt // all of stmt, to be closed
 	explain func(error) error
 	feed    *backend.Feed
 	queue   chan *request
@@ -75,6 +76,9 @@ func (w *writer) prepare(ctx context.Context) error {
 	prepare := func(query string) *sql.Stmt {
 		s, err := w.conn.PrepareContext(ctx, query)
 		errs = append(errs, err)
+		if s != nil {
+			w.open = append(w.open, s)
+		}
 		return s
 	}
 	w.stmt = statements{
@@ -89,8 +93,13 @@ func (w *writer) prepare(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// close closes the connection. Statements left open would keep it, and its hold on
+// the file, for ever.
 func (w *writer) close() error {
 	var errs []error
+	for _, s := range w.open {
+		errs = append(errs, s.Close())
+	}
 	if w.conn != nil {
 		errs = append(errs, w.conn.Close())
 	}
