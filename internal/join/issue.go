@@ -77,7 +77,7 @@ func (s *Server) issueJoin(ctx context.Context, req *request, token *typesv1.Tok
 	}), certEvent(grant))
 	err = tx.Commit(ctx)
 	if errors.Is(err, fault.ErrStale) || errors.Is(err, fault.ErrNotFound) {
-		return nil, fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenUnknown)
+		return nil, fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)
 	}
 	if err != nil {
 		return nil, err

@@ -43,6 +43,7 @@ const (
 const (
 	CodeTokenUnknown      = "token_unknown"
 	CodeTokenExpired      = "token_expired"
+	CodeTokenRevoked      = "token_revoked"
 	CodeTokenUsedUp       = "token_used_up"
 	CodeTokenProof        = "token_proof"
 	CodeRoleNotAllowed    = "role_not_allowed"

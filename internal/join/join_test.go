@@ -197,6 +197,9 @@ func TestJoin(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	other := newFixture(t)
+	revoke := func(f *fixture, _ *join.Params) {
+		check(t, f.store.Tx().Delete(types.KindToken, keys.TokenID(secret), "").Commit(context.Background()))
+	}
 	tests := []struct {
 		name  string
 		token func(*typesv1.Token)
@@ -210,6 +213,11 @@ func TestRefusals(t *testing.T) {
 		{name: "expired_token", token: func(tok *typesv1.Token) { tok.Metadata.Expires = timestamppb.New(time.Now().Add(time.Second)) }, edit: func(f *fixture, p *join.Params) {
 			f.setClock(time.Now().Add(40 * time.Second))
 		}, code: join.CodeTokenExpired, says: "expired"},
+		{name: "expired_and_gone", token: func(tok *typesv1.Token) { tok.Metadata.Expires = timestamppb.New(time.Now().Add(time.Second)) }, edit: func(f *fixture, p *join.Params) {
+			revoke(f, p)
+			f.setClock(time.Now().Add(40 * time.Second))
+		}, code: join.CodeTokenExpired, says: "ago"},
+		{name: "revoked", edit: revoke, code: join.CodeTokenRevoked, says: "was revoked"},
 		{name: "used_up", token: func(tok *typesv1.Token) { tok.Spec.MaxUses = 1; tok.Status.Uses = 1 }, code: join.CodeTokenUsedUp, says: "good for 1 joins"},
 		{name: "role_not_in_token", edit: func(_ *fixture, p *join.Params) { p.Roles = []types.SystemRole{types.RoleNode, types.RoleProxy} }, code: join.CodeRoleNotAllowed, says: "allows Node, this process runs Proxy as well"},
 		{name: "other_method", token: func(tok *typesv1.Token) { tok.Spec.JoinMethod = "iam" }, code: join.CodeMethodMismatch, says: `"iam"`},

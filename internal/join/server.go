@@ -121,8 +121,7 @@ func (s *Server) decide(ctx context.Context, req *request, q *joinv1.Question, a
 	defer s.takeTurn(req.init.GetTokenId())()
 	token, err := store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
 	if errors.Is(err, fault.ErrNotFound) {
-		return nil, nil, fault.New(fault.ErrDenied, "cluster %q has no such join token: it was mistyped or revoked, or it expired long ago; make a new one with `tctl tokens add --type=%s`",
-			q.GetClusterName(), flags(req.roles)).WithCode(CodeTokenUnknown)
+		return nil, nil, s.explainUnknown(ctx, req, q, a, t)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -150,6 +149,23 @@ func (s *Server) decide(ctx context.Context, req *request, q *joinv1.Question, a
 	}
 	result, err := s.sign(t, grant)
 	return result, token, err
+}
+
+// explainUnknown says why a token is not there: who proves that it once was this
+// token's holder learns whether it expired or was revoked.
+func (s *Server) explainUnknown(ctx context.Context, req *request, q *joinv1.Question, a *joinv1.Answer, t [32]byte) error {
+	past, err := store.Past[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
+	if err == nil {
+		if err := s.checkToken(past, req, a, t); err != nil {
+			return err
+		}
+		return fault.New(fault.ErrDenied, "the join token was revoked: make a new one with `tctl tokens add --type=%s`", flags(req.roles)).WithCode(CodeTokenRevoked)
+	}
+	if !errors.Is(err, fault.ErrNotFound) {
+		return err
+	}
+	return fault.New(fault.ErrDenied, "cluster %q has no such join token: it was mistyped, or expired or was revoked long ago; make a new one with `tctl tokens add --type=%s`",
+		q.GetClusterName(), flags(req.roles)).WithCode(CodeTokenUnknown)
 }
 
 // checkToken verifies the proof first: only who knows the secret learns more.

@@ -24,6 +24,8 @@ import (
 // Names of the key spaces.
 const (
 	resources = "res"
+	// past holds what some kinds remember of resources that are gone.
+	past = "past"
 	audits    = "audit"
 )
 
@@ -90,6 +92,27 @@ func (s *Store) Get(ctx context.Context, kind, name string) (types.Resource, err
 func Get[T types.Resource](ctx context.Context, s *Store, kind, name string) (T, error) {
 	var none T
 	r, err := s.Get(ctx, kind, name)
+	if err != nil {
+		return none, err
+	}
+	t, ok := r.(T)
+	if !ok {
+		return none, fault.Invalid("%s is not of the type asked for", title(kind, name))
+	}
+	return t, nil
+}
+
+// Past returns a resource as it was last written although it expired or was deleted
+// since, as long as its kind has the store remember it (types.KindInfo.Remember);
+// fault.ErrNotFound after that. Its revision is not one that an update could carry.
+func Past[T types.Resource](ctx context.Context, s *Store, kind, name string) (T, error) {
+	var none T
+	key := backend.Key(past, kind, name)
+	it, err := s.backend.Get(ctx, key)
+	if err != nil {
+		return none, named(err, map[string]string{key: title(kind, name)})
+	}
+	r, err := types.Decode(kind, it.Value)
 	if err != nil {
 		return none, err
 	}

@@ -116,6 +116,11 @@ func (t *Tx) write(op backend.OpType, r types.Resource, revision uint64) *Tx {
 	}
 	t.titles[key] = what
 	t.ops = append(t.ops, backend.Op{Type: op, Item: backend.Item{Key: key, Value: value, Expires: expires, Revision: revision}})
+	if info, ok := types.Kind(r.GetKind()); ok && info.Remember > 0 && !expires.IsZero() {
+		t.ops = append(t.ops, backend.Op{Type: backend.OpPut, Item: backend.Item{
+			Key: backend.Key(past, r.GetKind(), md.GetName()), Value: value, Expires: expires.Add(info.Remember),
+		}})
+	}
 	t.written = append(t.written, r)
 	return t
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	typesv1 "teleport/api/types/v1"
 )
@@ -33,6 +34,7 @@ func tokenKind() KindInfo {
 				return "never"
 			}),
 		},
+		Remember: 24 * time.Hour,
 		Writable: true, Served: true,
 		versions: []string{"v2"},
 		name:     validTokenName,

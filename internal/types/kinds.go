@@ -2,6 +2,7 @@ package types
 
 import (
 	"strings"
+	"time"
 
 	typesv1 "teleport/api/types/v1"
 )
@@ -30,6 +31,9 @@ type KindInfo struct {
 	// Secret returns a copy without what must not leave the Auth Service. Nil means
 	// that nothing in the kind is secret.
 	Secret func(Resource) Resource
+	// Remember is how long the store still knows a resource that expired or was
+	// deleted, so that a refusal can say so; counted from its expiry. Zero: not at all.
+	Remember time.Duration
 	// Columns are those of the text table.
 	Columns []Column
 	// Writable kinds may be created and edited by people.
