@@ -8,7 +8,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/access"
 	"teleport/internal/types"
 )

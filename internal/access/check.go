@@ -2,7 +2,6 @@ package access
 
 import (
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/types"
 )
 

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/types"
 )
 

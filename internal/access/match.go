@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/fault"
 )
 

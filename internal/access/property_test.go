@@ -8,7 +8,6 @@ import (
 	"pgregory.net/rapid"
 
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/access"
 )
 

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/keys"

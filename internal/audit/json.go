@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
-
 	"teleport/internal/fault"
 )
 

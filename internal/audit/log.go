@@ -11,7 +11,6 @@ import (
 	"time"
 
 	auditv1 "teleport/api/audit/v1"
-
 	"teleport/internal/fault"
 )
 

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	auditv1 "teleport/api/audit/v1"
-
 	"teleport/internal/audit"
 )
 

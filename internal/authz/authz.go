@@ -14,7 +14,6 @@ import (
 
 	auditv1 "teleport/api/audit/v1"
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/access"
 	"teleport/internal/audit"
 	"teleport/internal/fault"

@@ -20,7 +20,6 @@ import (
 	tokenv1 "teleport/api/token/v1"
 	typesv1 "teleport/api/types/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/authz"
 	"teleport/internal/fault"
@@ -118,7 +117,7 @@ func TestAuthorize(t *testing.T) {
 				t.Errorf("%s calling %s: %v, want allowed", name, method, err)
 			case !may[name] && err == nil:
 				t.Errorf("%s calling %s: allowed, want refused", name, method)
-			case err != nil && fault.Kind(err) != fault.ErrDenied && (fault.Kind(err) != fault.ErrUnauthenticated || !caller.Anonymous()):
+			case err != nil && !errors.Is(err, fault.ErrDenied) && (!errors.Is(err, fault.ErrUnauthenticated) || !caller.Anonymous()):
 				t.Errorf("%s calling %s: %v of kind %v", name, method, err, fault.Kind(err))
 			}
 		}
@@ -187,7 +186,7 @@ func TestVerb(t *testing.T) {
 	} {
 		t.Run(tt.caller+"_"+tt.verb+"_"+tt.kind, func(t *testing.T) {
 			err := a.Verb(t.Context(), callers()[tt.caller], tt.kind, tt.verb)
-			if fault.Kind(err) != tt.want {
+			if !errors.Is(err, tt.want) {
 				t.Errorf("Verb = %v, want kind %v", err, tt.want)
 			}
 		})
@@ -271,7 +270,7 @@ func TestMayEmit(t *testing.T) {
 		{"empty", host("", types.RoleNode), nil, fault.ErrInvalid},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := authz.MayEmit(tt.caller, tt.event); fault.Kind(err) != tt.want {
+			if err := authz.MayEmit(tt.caller, tt.event); !errors.Is(err, tt.want) {
 				t.Errorf("MayEmit = %v, want kind %v", err, tt.want)
 			}
 		})
@@ -297,7 +296,7 @@ func TestMayAnnounce(t *testing.T) {
 		{"anonymous", rpc.Caller{}, types.KindNode, "", fault.ErrDenied},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := authz.MayAnnounce(tt.caller, tt.kind, tt.server); fault.Kind(err) != tt.want {
+			if err := authz.MayAnnounce(tt.caller, tt.kind, tt.server); !errors.Is(err, tt.want) {
 				t.Errorf("MayAnnounce = %v, want kind %v", err, tt.want)
 			}
 		})

@@ -9,7 +9,6 @@ import (
 	statusv1 "teleport/api/status/v1"
 	tokenv1 "teleport/api/token/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/rpc"

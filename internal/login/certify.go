@@ -13,7 +13,6 @@ import (
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/access"
 	"teleport/internal/audit"
 	"teleport/internal/ca"

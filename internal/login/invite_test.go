@@ -17,7 +17,6 @@ import (
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/keys"
@@ -273,7 +272,7 @@ func TestResetUser(t *testing.T) {
 	for name, req := range map[string]*userv1.ResetUserRequest{
 		"unknown": {User: "nobody"}, "no_name": {}, "long_ttl": {User: "bob", Ttl: durationpb.New(25 * time.Hour)},
 	} {
-		if _, err := e.ResetUser(admin(t.Context()), req); fault.Kind(err) != fault.ErrNotFound && fault.Kind(err) != fault.ErrInvalid {
+		if _, err := e.ResetUser(admin(t.Context()), req); !errors.Is(err, fault.ErrNotFound) && !errors.Is(err, fault.ErrInvalid) {
 			t.Errorf("%s: %v, want refused", name, err)
 		}
 	}

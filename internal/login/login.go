@@ -24,7 +24,6 @@ import (
 
 	loginv1 "teleport/api/login/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/authz"
 	"teleport/internal/ca"
 	"teleport/internal/fault"

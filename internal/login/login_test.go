@@ -14,7 +14,6 @@ import (
 
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/ca"
 	"teleport/internal/fault"

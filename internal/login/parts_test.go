@@ -103,8 +103,11 @@ func TestPasswordHash(t *testing.T) {
 		name, encoded, password string
 		want                    bool
 	}{
-		{"right", encoded, password, true}, {"wrong", encoded, password + "x", false}, {"empty", encoded, "", false},
-		{"no_hash", "", password, false}, {"rubbish", "$argon2id$", password, false},
+		{"right", encoded, password, true},
+		{"wrong", encoded, password + "x", false},
+		{"empty", encoded, "", false},
+		{"no_hash", "", password, false},
+		{"rubbish", "$argon2id$", password, false},
 	} {
 		if got, err := h.Verify(t.Context(), tt.encoded, tt.password); err != nil || got != tt.want {
 			t.Errorf("%s: %v, %v, want %v", tt.name, got, err, tt.want)

@@ -8,7 +8,6 @@ import (
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/keys"

@@ -11,7 +11,6 @@ import (
 	auditv1 "teleport/api/audit/v1"
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/rpc"

@@ -10,7 +10,6 @@ import (
 
 	loginv1 "teleport/api/login/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"

@@ -16,7 +16,6 @@ import (
 
 	typesv1 "teleport/api/types/v1"
 	userv1 "teleport/api/user/v1"
-
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
