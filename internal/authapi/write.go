@@ -67,12 +67,7 @@ func completeUser(ctx context.Context, s *ResourceServer, tx *store.Tx, r, old t
 	if before, ok := old.(*typesv1.User); ok {
 		user.Status = before.GetStatus()
 	}
-	seen := map[string]bool{}
 	for _, name := range user.GetSpec().GetRoles() {
-		if seen[name] {
-			continue
-		}
-		seen[name] = true
 		role, err := s.cfg.Store.Get(ctx, types.KindRole, name)
 		if errors.Is(err, fault.ErrNotFound) {
 			return fault.Invalid("spec.roles: role %q does not exist: create it first, or see `tctl get roles`", name)
