@@ -104,7 +104,7 @@ func (a *app) whoLogsIn(ctx context.Context, home *client.Home, cfg *client.Prox
 	known := err == nil
 	if cfg.Addr == "" {
 		if !known {
-			return "", false, screen.Usage("where to? Give the address of the Proxy: tsh login --proxy=HOST --user=NAME")
+			return "", false, screen.Usage("tsh login: no Proxy address given: tsh login --proxy=HOST --user=NAME")
 		}
 		cfg.Addr = profile.Proxy
 	}

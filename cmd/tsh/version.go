@@ -45,5 +45,5 @@ func runVersion(ctx context.Context, a *app, only bool) error {
 	if err != nil {
 		return fmt.Errorf("version of the Proxy: %w", err)
 	}
-	return a.print("\nProxy version: %s\nProxy: %s\n", screen.Escape(ping.ServerVersion), screen.Escape(profile.Proxy))
+	return a.print("Proxy version: %s\nProxy: %s\n", screen.Escape(ping.ServerVersion), screen.Escape(profile.Proxy))
 }
