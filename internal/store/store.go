@@ -25,8 +25,8 @@ import (
 const (
 	resources = "res"
 	// past holds what some kinds remember of resources that are gone.
-	past = "past"
-	audits    = "audit"
+	past   = "past"
+	audits = "audit"
 )
 
 // Page sizes of List.
