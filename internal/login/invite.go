@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	auditv1 "teleport/api/audit/v1"
 	loginv1 "teleport/api/login/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
@@ -93,22 +95,31 @@ func (s *Server) RedeemInvitation(ctx context.Context, req *loginv1.RedeemInvita
 	if !validCode(req.GetTotpCode()) {
 		return nil, fault.Invalid("the code is not six digits: type what the authenticator app shows")
 	}
-	hash := ""
+	r := redemption{attempt: a}
+	if req.GetKeys() != nil {
+		if r.ttl, err = checkTTL(req.GetTtl(), 0, 0); err != nil {
+			return nil, err
+		}
+		if r.keys, err = checkKeys(req.GetKeys()); err != nil {
+			return nil, err
+		}
+	}
 	for range maxRetries {
 		step, ok := totpStep(token.GetSpec().GetTotpSecret(), req.GetTotpCode(), 0, s.cfg.Now())
-		if ok && hash == "" {
+		var certificates *loginv1.UserCertificates
+		if ok && r.hash == "" {
 			// A code is needed to get here, so that guessing costs no hashing.
-			if hash, err = s.hasher.hash(ctx, req.GetPassword()); err != nil {
+			if r.hash, err = s.hasher.hash(ctx, req.GetPassword()); err != nil {
 				return nil, err
 			}
 		}
 		if ok {
-			err = s.redeem(ctx, a, token, hash, step)
+			certificates, err = s.redeem(ctx, r, token, step)
 		} else {
 			err = s.countWrongCode(ctx, a, token)
 		}
 		if err == nil {
-			return &loginv1.RedeemInvitationResponse{User: a.user}, nil
+			return &loginv1.RedeemInvitationResponse{User: a.user, Certificates: certificates}, nil
 		}
 		if !errors.Is(err, errRaced) {
 			return nil, err
@@ -120,40 +131,58 @@ func (s *Server) RedeemInvitation(ctx context.Context, req *loginv1.RedeemInvita
 	return nil, errInvitation()
 }
 
-// redeem trades the invitation for the credential.
-func (s *Server) redeem(ctx context.Context, a attempt, token *typesv1.UserToken, hash string, step int64) error {
-	user, err := s.cfg.Store.Get(ctx, types.KindUser, a.user)
+// redemption is an attempt to redeem: with keys it logs in as well.
+type redemption struct {
+	attempt
+	hash string
+	keys *loginv1.PublicKeys
+	ttl  time.Duration
+}
+
+// redeem trades the invitation for the credential, and for certificates if keys
+// came with the request.
+func (s *Server) redeem(ctx context.Context, a redemption, token *typesv1.UserToken, step int64) (*loginv1.UserCertificates, error) {
+	user, err := store.Get[*typesv1.User](ctx, s.cfg.Store, types.KindUser, a.user)
 	if errors.Is(err, fault.ErrNotFound) {
-		return s.refuseInvitation(ctx, a, errInvitation())
+		return nil, s.refuseInvitation(ctx, a.attempt, errInvitation())
 	}
 	if err != nil {
-		return fmt.Errorf("read user %q: %w", a.user, err)
+		return nil, fmt.Errorf("read user %q: %w", a.user, err)
 	}
 	credential := &typesv1.Credential{Kind: types.KindCredential, Metadata: &typesv1.Metadata{Name: a.user}}
-	credential.Spec = &typesv1.CredentialSpec{PasswordHash: hash, TotpSecret: token.GetSpec().GetTotpSecret(), TotpLastStep: step}
+	credential.Spec = &typesv1.CredentialSpec{PasswordHash: a.hash, TotpSecret: token.GetSpec().GetTotpSecret(), TotpLastStep: step}
 	if err := types.Check(credential); err != nil {
-		return fmt.Errorf("make credential: %w", err)
+		return nil, fmt.Errorf("make credential: %w", err)
 	}
 	fields := a.fields(true)
 	fields["usage"], fields["token_id"] = token.GetSpec().GetUsage(), token.GetMetadata().GetName()
 	device := a.fields(true)
 	device["mfa_device_type"] = "TOTP"
+	events := []*auditv1.Event{audit.New(audit.PasswordChange, fields), audit.New(audit.MFAAdd, device)}
+	var certificates *loginv1.UserCertificates
+	if a.keys != nil {
+		var issued *auditv1.Event
+		if certificates, issued, err = s.certify(ctx, a.caller, user, a.keys, a.ttl); err != nil {
+			return nil, err
+		}
+		events = append(events, audit.New(audit.UserLogin, a.fields(true)), issued)
+	}
 	ctx, cancel := lasting(ctx)
 	defer cancel()
 	err = s.cfg.Store.Tx().
 		Check(types.KindUser, a.user, user.GetMetadata().GetRevision()).
 		Delete(types.KindUserToken, token.GetMetadata().GetName(), token.GetMetadata().GetRevision()).
 		Upsert(credential).
-		Emit(audit.New(audit.PasswordChange, fields), audit.New(audit.MFAAdd, device)).
+		Emit(events...).
 		Commit(ctx)
 	if raced(err) {
-		return errRaced
+		return nil, errRaced
 	}
 	if err != nil {
-		return fmt.Errorf("store credential: %w", err)
+		return nil, fmt.Errorf("store credential: %w", err)
 	}
 	s.cfg.Log.InfoContext(ctx, "invitation redeemed", "user", a.user, "addr", a.caller.Addr)
-	return nil
+	return certificates, nil
 }
 
 // countWrongCode counts a wrong code against the invitation and returns the answer.

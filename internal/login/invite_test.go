@@ -392,3 +392,24 @@ func TestNoSecretIsWritten(t *testing.T) {
 		t.Error("a password hash is in the log or the audit log")
 	}
 }
+
+func TestRedeemLogsInAtOnce(t *testing.T) {
+	e := newEnv(t)
+	secret := e.invite(t, newUser("alice", []string{"access"}, "root"))
+	got, err := e.GetInvitation(e.stranger(t.Context()), &loginv1.GetInvitationRequest{Token: secret})
+	must(t, err)
+	code := login.Code(got.GetTotpSecret(), e.now())
+	resp, err := e.RedeemInvitation(e.stranger(t.Context()), &loginv1.RedeemInvitationRequest{
+		Token: secret, Password: "a long enough password", TotpCode: code, Keys: e.keys(),
+	})
+	must(t, err)
+	if id := e.tlsIdentity(t, resp.GetCertificates().GetTls()); id.User.Name != "alice" || len(resp.GetCertificates().GetSsh()) == 0 {
+		t.Errorf("certificates are for %+v, want alice with SSH", id.User)
+	}
+	if n := e.count(t, audit.UserLogin, "user", "alice"); n != 1 {
+		t.Errorf("%d logins in the audit log, want 1", n)
+	}
+	// The code is used up all the same.
+	_, err = e.login(e.stranger(t.Context()), "alice", "a long enough password", code)
+	sameRefusal(t, err)
+}
