@@ -33,9 +33,11 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/join"
 	"teleport/internal/keys"
+	"teleport/internal/keystore"
 	"teleport/internal/rpc"
 	"teleport/internal/service/auth"
 	"teleport/internal/state"
+	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
@@ -419,6 +421,33 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 		return slices.Equal(got, []string{"admitted 1", "refused 1"})
+	})
+}
+
+func TestNewAuthoritiesAreTakenOver(t *testing.T) {
+	c := start(t, t.TempDir(), memory.New())
+	before := c.Trust().Pins()[0]
+	fresh, err := ca.Generate(keystore.Software(), c.ClusterName(), ca.TypeHost, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := store.Get[*typesv1.CertAuthority](t.Context(), c.Store(), types.KindCertAuthority, ca.TypeHost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As a rotation by another Auth Service does: the new keys sign, both are trusted.
+	fresh.Spec.AdditionalTrustedKeys = old.GetSpec().GetActiveKeys()
+	if err := c.Store().Tx().Upsert(fresh).Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both pins are known", func() bool { return len(c.Trust().Pins()) == 2 })
+	newPins := slices.DeleteFunc(c.Trust().Pins(), func(p string) bool { return p == before })
+	eventually(t, "the server shows a certificate of the new authority", func() bool {
+		conn, err := tls.Dial("tcp", c.addr, ca.PinnedTLS(newPins, types.RoleAuth))
+		if err != nil {
+			return false
+		}
+		return conn.Close() == nil
 	})
 }
 

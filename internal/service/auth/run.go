@@ -42,6 +42,9 @@ func (s *Service) Run(ctx context.Context, ready func()) (err error) {
 			return errors.Join(err, s.cfg.Listener.Close())
 		}
 	}
+	if err := s.announce(ctx); err != nil {
+		s.cfg.Log.WarnContext(ctx, "cannot list this auth service", "error", err)
+	}
 	// What supports the calls outlives them.
 	outlive, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -79,14 +82,12 @@ func (s *Service) Run(ctx context.Context, ready func()) (err error) {
 	return err
 }
 
-// keepPresence lists this Auth Service among the servers until ctx ends.
+// keepPresence keeps this Auth Service among the servers until ctx ends, and takes
+// it out then.
 func (s *Service) keepPresence(ctx context.Context) error {
-	for {
+	for retry.Sleep(ctx, presenceInterval+retry.Jitter(presenceInterval/4)) == nil {
 		if err := s.announce(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.WarnContext(ctx, "cannot list this auth service", "error", err)
-		}
-		if retry.Sleep(ctx, presenceInterval+retry.Jitter(presenceInterval/4)) != nil {
-			break
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
