@@ -147,6 +147,9 @@ func validSelectorValue(v string) error {
 		if _, err := regexp.Compile(v); err != nil {
 			return fault.Invalid("%q is not a regular expression: %v", v, err)
 		}
+		if strings.Contains(v, "{{") {
+			return fault.Invalid("%q is a regular expression with a template in it: use one or the other", v)
+		}
 		return nil
 	}
 	return checkTemplate(v, func(s string) error {

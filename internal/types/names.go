@@ -228,7 +228,7 @@ func checkTemplate(s string, literal func(string) error) error {
 	if !ok {
 		return fault.Invalid("%q: {{ without }}", s)
 	}
-	if strings.Contains(after, "{{") || strings.Contains(after, "}}") {
+	if strings.Contains(before, "}}") || strings.Contains(after, "{{") || strings.Contains(after, "}}") {
 		return fault.Invalid("%q: more than one template in a value", s)
 	}
 	m := templateExpr.FindStringSubmatch(expr)
