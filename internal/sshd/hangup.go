@@ -23,14 +23,15 @@ func (p *process) hangUp(ended <-chan struct{}, killAfter time.Duration) {
 		if fg := p.terminal.foreground(); fg > 1 && fg != p.pid {
 			groups = append(groups, fg)
 		}
-		// The kernel hangs the terminal up.
+		// The kernel then signals the leader, and the foreground when the leader has
+		// ended. To do it ourselves as well would be once too often: a shell that is
+		// signalled twice ends without passing it on to its jobs.
 		p.terminal.close()
+	} else {
+		_ = p.signal(unix.SIGHUP)
+		// A stopped process only acts on the signal when it goes on.
+		_ = p.signal(unix.SIGCONT)
 	}
-	_ = p.signal(unix.SIGHUP)
-	p.signalMembers(groups[1:], unix.SIGHUP)
-	// A stopped process only acts on the signal when it goes on.
-	_ = p.signal(unix.SIGCONT)
-	p.signalMembers(groups[1:], unix.SIGCONT)
 	deadline := time.NewTimer(killAfter)
 	defer deadline.Stop()
 	tick := time.NewTicker(lookAgain)

@@ -31,7 +31,10 @@ func (f files) open(name string, flags int, mode fs.FileMode) (*os.File, error) 
 
 // openHere is open on the calling thread.
 func openHere(name string, flags int, mode fs.FileMode) (*os.File, error) {
-	fd, err := openat2(name, flags|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, uint32(mode.Perm()))
+	if flags&unix.O_PATH == 0 {
+		flags |= unix.O_NOCTTY | unix.O_NONBLOCK
+	}
+	fd, err := openat2(name, flags|unix.O_CLOEXEC, uint32(mode.Perm()))
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}

@@ -305,22 +305,22 @@ func TestClosedAccounts(t *testing.T) {
 	}
 	w := start(t, nil)
 	alice := w.alice(t)
-	command := func(args ...string) {
+	command := func(t *testing.T, args ...string) {
 		t.Helper()
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v: %s", args, err, out)
 		}
 	}
 	t.Run("expired", func(t *testing.T) {
-		command("chage", "-E", "1", testUser)
-		defer command("chage", "-E", "-1", testUser)
+		command(t, "chage", "-E", "1", testUser)
+		defer command(t, "chage", "-E", "-1", testUser)
 		if got := runCmd(t, alice.ssh(w.login, "echo in")); got.code != 254 || !strings.Contains(got.err, "expired") {
 			t.Errorf("login to an expired account = %+v", got)
 		}
 	})
 	t.Run("nologin_shell", func(t *testing.T) {
-		command("usermod", "-s", "/usr/sbin/nologin", testUser)
-		defer command("usermod", "-s", "/bin/bash", testUser)
+		command(t, "usermod", "-s", "/usr/sbin/nologin", testUser)
+		defer command(t, "usermod", "-s", "/bin/bash", testUser)
 		if got := runCmd(t, alice.ssh(w.login, "echo in")); got.code != 1 || !strings.Contains(got.out, "not available") {
 			t.Errorf("login with the shell nologin = %+v", got)
 		}
@@ -329,8 +329,8 @@ func TestClosedAccounts(t *testing.T) {
 		}
 	})
 	t.Run("home_missing", func(t *testing.T) {
-		command("usermod", "-d", "/no/such/home", testUser)
-		defer command("usermod", "-d", "/home/"+testUser, testUser)
+		command(t, "usermod", "-d", "/no/such/home", testUser)
+		defer command(t, "usermod", "-d", "/home/"+testUser, testUser)
 		if got := runCmd(t, alice.ssh(w.login, "pwd")); got.out != "/\n" || !strings.Contains(got.err, "/no/such/home") {
 			t.Errorf("login without a home = %+v", got)
 		}
