@@ -28,8 +28,6 @@ type app struct {
 
 	authServer, configPath, identity string
 	debug                            bool
-	// conn is set by tests instead of connecting.
-	conn grpc.ClientConnInterface
 }
 
 // run runs one command line and returns the exit code.
@@ -87,9 +85,6 @@ func or(flag, env string) string {
 
 // with runs f with a connection to the Auth API.
 func (a *app) with(ctx context.Context, f func(conn grpc.ClientConnInterface) error) error {
-	if a.conn != nil {
-		return f(a.conn)
-	}
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -113,9 +108,11 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 		log.DebugContext(ctx, "connecting with an identity file", "server", server)
 		return a.dial(server, creds)
 	}
+	var unusable error
 	if server == "" {
-		socket, err := a.localSocket()
-		if err != nil {
+		var socket string
+		var err error
+		if socket, unusable, err = a.localSocket(); err != nil {
 			return nil, err
 		}
 		if socket != "" {
@@ -129,9 +126,7 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 	}
 	profile, err := home.Find(screen.Env("TELEPORT_PROXY"), "")
 	if errors.Is(err, fault.ErrNotFound) {
-		return nil, fault.New(fault.ErrUnauthenticated,
-			"no way to the cluster: run tsh login --proxy=HOST first, or run tctl on the Auth Service's host as the user it runs as, "+
-				"or give -i FILE and --auth-server=HOST:PORT").WithCode(client.CodeNotLoggedIn)
+		return nil, noWay(unusable)
 	}
 	if err != nil {
 		return nil, err
@@ -155,9 +150,22 @@ func (a *app) dial(server string, creds *client.Credentials) (*grpc.ClientConn, 
 	return c.Auth()
 }
 
+// noWay says how there would be a way; unusable is why the configuration file is
+// none, or nil.
+func noWay(unusable error) error {
+	const ways = "run tsh login --proxy=HOST first, or run tctl on the Auth Service's host as the user it runs as, " +
+		"or give -i FILE and --auth-server=HOST:PORT"
+	if unusable != nil {
+		return fault.New(fault.ErrUnauthenticated, "no way to the cluster: the configuration file cannot be used (%w); %s", unusable, ways).
+			WithCode(client.CodeNotLoggedIn)
+	}
+	return fault.New(fault.ErrUnauthenticated, "no way to the cluster: %s", ways).WithCode(client.CodeNotLoggedIn)
+}
+
 // localSocket returns the socket of the Auth Service of this host, or "" if there
-// is none to use.
-func (a *app) localSocket() (string, error) {
+// is none to use. A configuration that others keep, or that is for another service,
+// does not stop somebody who is logged in: why it was not used is unusable.
+func (a *app) localSocket() (socket string, unusable, err error) {
 	path := or(a.configPath, "TELEPORT_CONFIG_FILE")
 	explicit := a.configPath != ""
 	if path == "" {
@@ -166,23 +174,25 @@ func (a *app) localSocket() (string, error) {
 	cfg, err := config.Load(path)
 	switch {
 	case err == nil && cfg.Auth.Enabled:
-		return filepath.Join(cfg.DataDir, "auth.sock"), nil
+		return filepath.Join(cfg.DataDir, socketName), nil, nil
 	case err == nil && explicit:
-		return "", fault.Invalid("%s does not run the Auth Service (auth_service.enabled is not yes), so tctl cannot use it", path)
+		return "", nil, fault.Invalid("%s does not run the Auth Service (auth_service.enabled is not yes), so tctl cannot use it", path)
 	case err == nil:
-		return "", nil
+		return "", nil, nil
 	case explicit:
-		return "", err
+		return "", nil, err
 	case errors.Is(err, fs.ErrNotExist):
-		socket := filepath.Join(config.DefaultDataDir, "auth.sock")
+		socket := filepath.Join(config.DefaultDataDir, socketName)
 		if _, err := os.Stat(socket); err == nil {
-			return socket, nil
+			return socket, nil, nil
 		}
+		return "", nil, nil
 	}
-	// A configuration that others keep, or that is for another service, does not
-	// stop somebody who is logged in.
-	return "", nil
+	return "", err, nil
 }
+
+// socketName is the Auth Service's socket in its data directory.
+const socketName = "auth.sock"
 
 // dialLocal connects to the socket, so that a service that is not running is told
 // from one that refuses.

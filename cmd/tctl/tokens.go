@@ -204,8 +204,13 @@ func listTokens(ctx context.Context, conn grpc.ClientConnInterface) ([]listedTok
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	out := make([]listedToken, 0, len(resp.GetTokens()))
-	for _, t := range resp.GetTokens() {
+	return tokenRows(resp.GetTokens()), nil
+}
+
+// tokenRows puts the token that expires next first, and those that never do last.
+func tokenRows(list []*tokenv1.ListedToken) []listedToken {
+	out := make([]listedToken, 0, len(list))
+	for _, t := range list {
 		row := listedToken{
 			ID: t.GetId(), Roles: t.GetRoles(), JoinMethod: t.GetJoinMethod(), Labels: t.GetLabels(), Static: t.GetStatic(),
 			User: t.GetUser(), Usage: t.GetUsage(), Uses: t.GetUses(), MaxUses: t.GetMaxUses(),
@@ -216,7 +221,6 @@ func listTokens(ctx context.Context, conn grpc.ClientConnInterface) ([]listedTok
 		}
 		out = append(out, row)
 	}
-	// The one that expires next comes first, those that never do last.
 	slices.SortStableFunc(out, func(x, y listedToken) int {
 		switch {
 		case x.Expires == nil && y.Expires == nil:
@@ -228,7 +232,7 @@ func listTokens(ctx context.Context, conn grpc.ClientConnInterface) ([]listedTok
 		}
 		return cmp.Or(x.Expires.Compare(*y.Expires), cmp.Compare(x.ID, y.ID))
 	})
-	return out, nil
+	return out
 }
 
 func runTokensLs(ctx context.Context, a *app, labels, format string) error {
@@ -255,12 +259,16 @@ func runTokensLs(ctx context.Context, a *app, labels, format string) error {
 		case screen.YAML:
 			return screen.WriteYAML(a.Out, list)
 		}
-		table := screen.NewTable("Token", "Type", "Labels", "Expiry Time (UTC)")
-		for _, t := range list {
-			table.Row(t.ID, t.typeColumn(), t.labelsColumn(), t.expiryColumn(a.now()))
-		}
-		return table.Write(a.Out)
+		return tokenTable(list, a.now()).Write(a.Out)
 	})
+}
+
+func tokenTable(list []listedToken, now time.Time) *screen.Table {
+	table := screen.NewTable("Token", "Type", "Labels", "Expiry Time (UTC)")
+	for _, t := range list {
+		table.Row(t.ID, t.typeColumn(), t.labelsColumn(), t.expiryColumn(now))
+	}
+	return table
 }
 
 func (t listedToken) typeColumn() string {
