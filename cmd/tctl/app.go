@@ -171,6 +171,13 @@ func (a *app) localSocket() (socket string, unusable, err error) {
 	if path == "" {
 		path = config.DefaultPath
 	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !explicit {
+		socket := filepath.Join(config.DefaultDataDir, socketName)
+		if _, err := os.Stat(socket); err != nil {
+			return "", nil, nil
+		}
+		return socket, nil, nil
+	}
 	cfg, err := config.Load(path)
 	switch {
 	case err == nil && cfg.Auth.Enabled:
@@ -181,12 +188,6 @@ func (a *app) localSocket() (socket string, unusable, err error) {
 		return "", nil, nil
 	case explicit:
 		return "", nil, err
-	case errors.Is(err, fs.ErrNotExist):
-		socket := filepath.Join(config.DefaultDataDir, socketName)
-		if _, err := os.Stat(socket); err == nil {
-			return socket, nil, nil
-		}
-		return "", nil, nil
 	}
 	return "", err, nil
 }
