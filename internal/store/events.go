@@ -40,8 +40,8 @@ type EventQuery struct {
 func sortable(t time.Time) string { return t.UTC().Format("20060102T150405.000000000Z") }
 
 // SearchEvents returns events by time and the token of the next page, or "" at
-// the end. A page may have fewer events than the limit, even none, when much had
-// to be read to find them; the token then continues.
+// the end. A page may have fewer events than the limit, even none, when they are
+// large or much had to be read to find them; the token then continues.
 func (s *Store) SearchEvents(ctx context.Context, q EventQuery) ([]*auditv1.Event, string, error) {
 	if q.Limit <= 0 {
 		q.Limit = DefaultEvents
@@ -67,6 +67,7 @@ func (s *Store) SearchEvents(ctx context.Context, q EventQuery) ([]*auditv1.Even
 		}
 	}
 	var out []*auditv1.Event
+	bytes := 0
 	for scanned := 0; ; {
 		if start >= end {
 			return out, "", nil
@@ -82,8 +83,10 @@ func (s *Store) SearchEvents(ctx context.Context, q EventQuery) ([]*auditv1.Even
 		for i, it := range items {
 			if e, ok := s.event(ctx, it); ok && (len(q.Types) == 0 || slices.Contains(q.Types, e.GetEvent())) {
 				out = append(out, e)
+				bytes += len(it.Value)
 			}
-			if last := i == len(items)-1; len(out) == q.Limit && !(last && len(items) < size) {
+			full := len(out) == q.Limit || bytes > pageBytes
+			if last := i == len(items)-1; full && !(last && len(items) < size) {
 				return out, newPageToken(it.Key), nil
 			}
 		}

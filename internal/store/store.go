@@ -33,6 +33,9 @@ const (
 const (
 	DefaultPage = 500
 	MaxPage     = 1000
+
+	// pageBytes ends a page early, so that it fits into one message.
+	pageBytes = 2 << 20
 )
 
 // Config is what New needs.
@@ -124,7 +127,8 @@ func Past[T types.Resource](ctx context.Context, s *Store, kind, name string) (T
 }
 
 // List returns a page of resources in the order of their names, and the token of
-// the next page or "". Size 0 is the default, and more than MaxPage is MaxPage.
+// the next page or "". Size 0 is the default, and more than MaxPage is MaxPage; a
+// page of large resources has fewer.
 // Items that cannot be read are logged and left out.
 func (s *Store) List(ctx context.Context, kind string, pageSize int, pageToken string) ([]types.Resource, string, error) {
 	if err := checkKinds([]string{kind}); err != nil {
@@ -147,7 +151,11 @@ func (s *Store) List(ctx context.Context, kind string, pageSize int, pageToken s
 		return nil, "", err
 	}
 	out := make([]types.Resource, 0, len(items))
-	for _, it := range items {
+	bytes := 0
+	for i, it := range items {
+		if bytes += len(it.Value); i > 0 && bytes > pageBytes {
+			return out, newPageToken(items[i-1].Key), nil
+		}
 		r, err := decode(kind, it)
 		if err != nil {
 			s.log.WarnContext(ctx, "a stored resource cannot be read and is left out", "key", it.Key, "error", err)

@@ -3,7 +3,6 @@
 package backendtest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -352,53 +351,3 @@ func testRevision(t *testing.T, open func(*testing.T) backend.Backend) {
 		t.Fatalf("revision %d of a deletion after %d", rev, last)
 	}
 }
-
-func testCancelled(t *testing.T, open func(*testing.T) backend.Backend) {
-	b := open(t)
-	must(t, b, put("k", "v"))
-	cause := errors.New("because of the test")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(cause)
-	if _, err := b.Batch(ctx, put("k", "w")); !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
-		t.Errorf("Batch: got error %v, want that of the context", err)
-	}
-	if _, err := b.Get(ctx, "k"); !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
-		t.Errorf("Get: got error %v, want that of the context", err)
-	}
-	if _, _, err := b.Range(ctx, "", "", 0); !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
-		t.Errorf("Range: got error %v, want that of the context", err)
-	}
-	if _, err := b.Watch(ctx, "", 0); !errors.Is(err, cause) && !errors.Is(err, context.Canceled) {
-		t.Errorf("Watch: got error %v, want that of the context", err)
-	}
-	same(t, "items", all(t, b), []string{"k=v"})
-}
-
-func testClosed(t *testing.T, open func(*testing.T) backend.Backend) {
-	b := open(t)
-	must(t, b, put("k", "v"))
-	w, err := b.Watch(t.Context(), "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := b.Close(); err != nil {
-			t.Fatalf("Close: %v", err)
-		}
-	}
-	for range w.Events() {
-		continue
-	}
-	for name, err := range map[string]error{
-		"Watcher": w.Err(),
-		"Get":     second(b.Get(t.Context(), "k")),
-		"Batch":   second(b.Batch(t.Context(), put("k", "w"))),
-		"Watch":   second(b.Watch(t.Context(), "", 0)),
-	} {
-		if !errors.Is(err, fault.ErrUnreachable) {
-			t.Errorf("%s on a closed store: got error %v, want ErrUnreachable", name, err)
-		}
-	}
-}
-
-func second[T any](_ T, err error) error { return err }
