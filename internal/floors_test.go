@@ -24,7 +24,7 @@ var floors = []struct {
 	packages []string
 }{
 	{1, []string{"internal/fault", "internal/version", "api/..."}},
-	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/backend"}},
+	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend"}},
 	{3, []string{
 		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
 		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/diag",

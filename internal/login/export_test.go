@@ -31,18 +31,6 @@ var (
 	ValidUserName = validUserName
 )
 
-// Sources is a limiter of sources.
-type Sources struct{ s *sources }
-
-// NewSources returns one.
-func NewSources(perSecond float64, limit int) Sources { return Sources{newSources(perSecond, limit)} }
-
-// Allow asks it.
-func (s Sources) Allow(key string, now time.Time) bool { return s.s.allow(key, now) }
-
-// Len returns how many sources it remembers.
-func (s Sources) Len() int { return len(s.s.entries) + s.s.order.Len() }
-
 // Hasher hashes at the default cost.
 type Hasher struct{ h *hasher }
 

@@ -25,6 +25,7 @@ import (
 	loginv1 "teleport/api/login/v1"
 	userv1 "teleport/api/user/v1"
 	"teleport/internal/authz"
+	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/store"
@@ -75,7 +76,7 @@ type Server struct {
 
 	cfg     Config
 	hasher  *hasher
-	sources *sources
+	sources *budget.Sources
 	noise   *noise
 }
 
@@ -103,7 +104,7 @@ func New(cfg Config) (*Server, error) {
 	return &Server{
 		cfg:     cfg,
 		hasher:  h,
-		sources: newSources(cfg.SourceRate, maxSources),
+		sources: budget.NewSources(cfg.SourceRate, int(cfg.SourceRate*burstSeconds), maxSources),
 		noise:   &noise{limit: rate.NewLimiter(noiseRate, noiseBurst)},
 	}, nil
 }

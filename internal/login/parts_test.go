@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base32"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -220,31 +219,6 @@ func TestSourceOf(t *testing.T) {
 		if got := login.SourceOf(tt.caller); got != tt.want {
 			t.Errorf("source of %q = %q, want %q", tt.caller.Addr, got, tt.want)
 		}
-	}
-}
-
-func TestSources(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	s := login.NewSources(1, 10)
-	for i := range 6 {
-		if !s.Allow("a", now) {
-			t.Errorf("attempt %d was refused", i+1)
-		}
-	}
-	if s.Allow("a", now) {
-		t.Error("attempt 7 at once was allowed")
-	}
-	if !s.Allow("b", now) {
-		t.Error("another source was refused")
-	}
-	if !s.Allow("a", now.Add(time.Second)) || s.Allow("a", now.Add(time.Second)) {
-		t.Error("a second later there is not one more attempt")
-	}
-	for i := range 1000 {
-		s.Allow(fmt.Sprint(i), now)
-	}
-	if s.Len() != 20 {
-		t.Errorf("remembers %d, want 10 in the map and in the order", s.Len())
 	}
 }
 

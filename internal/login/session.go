@@ -50,7 +50,7 @@ func (a attempt) failure(reason string) *auditv1.Event {
 
 // admit refuses a source that tries too often.
 func (s *Server) admit(ctx context.Context, a attempt) error {
-	if s.sources.allow(sourceOf(a.caller), s.cfg.Now()) {
+	if s.sources.Allow(sourceOf(a.caller), s.cfg.Now()) {
 		return nil
 	}
 	err := fault.New(fault.ErrLimit, "too many attempts from your address: try again in a minute").WithCode("rate_limited")
