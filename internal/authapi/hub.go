@@ -95,13 +95,14 @@ func (h *hub) run(ctx context.Context) error {
 	for {
 		err := h.follow(ctx, backoff.Reset)
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		h.log.WarnContext(ctx, "lost track of the store, reading it anew", "error", err)
 		if backoff.Wait(ctx) != nil {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 func (h *hub) follow(ctx context.Context, following func()) error {

@@ -47,7 +47,7 @@ func BenchmarkIdleStreams(b *testing.B) {
 	check(b, err)
 	file := filepath.Join(b.TempDir(), "clients")
 	check(b, os.WriteFile(file, raw, 0o600))
-	clients, raw = idleClients{}, nil
+	clients = idleClients{}
 	for b.Loop() {
 		before := inUse()
 		begin := time.Now()

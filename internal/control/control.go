@@ -85,15 +85,16 @@ func (r *runner) run(ctx context.Context) error {
 	for {
 		err := r.session(ctx)
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		r.cfg.OnState(err)
 		wait := r.backoff.Next()
 		r.cfg.Log.WarnContext(ctx, "control stream to auth broke", "error", err, "retry_in", wait.Round(time.Millisecond))
 		if retry.Sleep(ctx, wait) != nil {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 // runner is what outlives one stream.
@@ -115,15 +116,19 @@ func (r *runner) session(ctx context.Context) error {
 	// The stream outlives ctx by the time it takes to withdraw the servers.
 	sctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(nil)
+	connecting := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	watchdog := time.AfterFunc(firstPing+grace, func() { cancel(errSilent) })
+	defer watchdog.Stop()
+
+	st, err := agentv1.NewAgentServiceClient(r.cfg.Conn).Control(sctx)
+	if !connecting() {
+		return context.Cause(ctx)
+	}
 	defer context.AfterFunc(ctx, func() {
 		if retry.Sleep(sctx, farewell) == nil {
 			cancel(context.Cause(ctx))
 		}
 	})()
-	watchdog := time.AfterFunc(firstPing+grace, func() { cancel(errSilent) })
-	defer watchdog.Stop()
-
-	st, err := agentv1.NewAgentServiceClient(r.cfg.Conn).Control(sctx)
 	if err == nil {
 		err = r.converse(ctx, st, cancel, watchdog)
 	}
@@ -150,11 +155,13 @@ func (r *runner) converse(ctx context.Context, st stream, cancel context.CancelC
 		return <-done
 	}
 	cancel(err)
-	if !errors.Is(err, errEnded) {
-		<-done
-		return err
+	if errors.Is(err, errEnded) {
+		return in.err
 	}
-	return in.err
+	if rerr := <-done; rerr != nil {
+		r.cfg.Log.DebugContext(ctx, "the stream ended after an error", "error", rerr)
+	}
+	return err
 }
 
 // errEnded: the receiving side ended, inbox.err says why.

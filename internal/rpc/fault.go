@@ -83,8 +83,8 @@ func FromStatus(err error) error {
 	case codes.Canceled:
 		return &fault.Error{Kind: context.Canceled, Msg: st.Message(), Cause: err}
 	case codes.DeadlineExceeded:
-		return &fault.Error{Kind: fault.ErrUnreachable, Msg: "no answer in time: " + st.Message(),
-			Cause: errors.Join(context.DeadlineExceeded, err)}
+		cause := errors.Join(context.DeadlineExceeded, err)
+		return &fault.Error{Kind: fault.ErrUnreachable, Msg: "no answer in time: " + st.Message(), Cause: cause}
 	}
 	return errors.New(st.Message())
 }

@@ -44,7 +44,7 @@ type Server struct {
 	cfg      ServerConfig
 	grpc     *grpc.Server
 	stopOnce sync.Once
-	stopping context.Context
+	stopping context.Context //nolint:containedctx // the life of the server, which ends every stream
 	stop     context.CancelCauseFunc
 	stopped  chan struct{}
 }
@@ -64,9 +64,8 @@ func NewServer(cfg ServerConfig) *Server {
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.Creds(newTransport(cfg.TLS)),
-		grpc.ReadBufferSize(0), // one more read a frame, 13 KiB less a connection
-		grpc.WriteBufferSize(4<<10),
-		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(0),      // one more read a frame, 13 KiB less a connection
+		grpc.WriteBufferSize(4<<10), // shared by the connections, as is the default
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxSendMsgSize(MaxResponse),
 		grpc.MaxConcurrentStreams(128),
@@ -113,13 +112,15 @@ func (s *Server) serve(ctx context.Context, ln net.Listener) error {
 	select {
 	case err := <-done:
 		s.shutdown()
-		if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
-			return nil
+		if ctx.Err() == nil && !errors.Is(err, grpc.ErrServerStopped) {
+			return fmt.Errorf("serve rpc on %s: %w", ln.Addr(), err)
 		}
-		return fmt.Errorf("serve rpc on %s: %w", ln.Addr(), err)
+		return nil
 	case <-ctx.Done():
 		s.shutdown()
-		<-done
+		if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			s.cfg.Log.DebugContext(ctx, "rpc listener ended", "addr", ln.Addr().String(), "error", err)
+		}
 		return nil
 	}
 }

@@ -75,15 +75,12 @@ func (s *Service) principals() []string {
 
 // keepCertificate renews the server certificate until ctx ends.
 func (s *Service) keepCertificate(ctx context.Context) error {
-	for {
-		wait := certificateTTL/3 + retry.Jitter(certificateTTL/12)
-		if retry.Sleep(ctx, wait) != nil {
-			return nil
-		}
+	for retry.Sleep(ctx, certificateTTL/3+retry.Jitter(certificateTTL/12)) == nil {
 		if err := s.renewCertificate(); err != nil {
 			s.cfg.Log.ErrorContext(ctx, "cannot renew the certificate of the auth service", "error", err)
 		}
 	}
+	return nil
 }
 
 func (s *Service) serverTLS() *tls.Config {
@@ -113,13 +110,14 @@ func (s *Service) followAuthorities(ctx context.Context) error {
 	for {
 		err := s.watchAuthorities(ctx, backoff.Reset)
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		s.cfg.Log.WarnContext(ctx, "lost track of the certificate authorities, reading them anew", "error", err)
 		if backoff.Wait(ctx) != nil {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 func (s *Service) watchAuthorities(ctx context.Context, following func()) error {

@@ -63,6 +63,7 @@ func (s *Service) Run(ctx context.Context, ready func()) (err error) {
 			return nil
 		}
 	})
+	//nolint:contextcheck // the listener ends when it is closed
 	listener := mux.RelayedListener(s.cfg.Listener, "auth", s.verifyProxy, s.cfg.Now)
 	serving.Go(func() error { return s.server.Serve(serveCtx, listener) })
 	if local != nil {
@@ -128,14 +129,12 @@ func (s *Service) reachable() string {
 
 // sweep removes the records of hosts that are gone for good, until ctx ends.
 func (s *Service) sweep(ctx context.Context) error {
-	for {
-		if retry.Sleep(ctx, sweepInterval+retry.Jitter(sweepInterval/4)) != nil {
-			return nil
-		}
+	for retry.Sleep(ctx, sweepInterval+retry.Jitter(sweepInterval/4)) == nil {
 		if err := s.sweepInstances(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.WarnContext(ctx, "cannot remove the records of lost hosts", "error", err)
 		}
 	}
+	return nil
 }
 
 func (s *Service) sweepInstances(ctx context.Context) error {
