@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"teleport/internal/config"
+	"teleport/internal/fault"
+	"teleport/internal/process"
+	"teleport/internal/types"
+	"teleport/internal/version"
+)
+
+// startOptions are the flags of `teleport start`; each overrides the file.
+type startOptions struct {
+	configFile string
+	roles      string
+	token      string
+	authServer string
+	caPins     []string
+	nodename   string
+	labels     string
+	listenIP   string
+	advertise  string
+	pidFile    string
+	diagAddr   string
+	dataDir    string
+	debug      bool
+	insecure   bool
+}
+
+func newStart() *cobra.Command {
+	var o startOptions
+	cmd := &cobra.Command{
+		Use:   "start",
+		Short: "Start the services that the configuration enables",
+		Long: `Start the services that the configuration enables. Without a configuration file
+and flags it is a whole cluster in one process: Auth, Proxy and SSH Service.
+
+Exit codes: 0 stopped in an orderly way, 1 error, 2 wrong usage or configuration,
+3 the cluster refused the join, 4 the data directory cannot be used.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runStart(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.configFile, "config", "c", "", "configuration file (default /etc/teleport.yaml if it exists)")
+	f.StringVarP(&o.roles, "roles", "r", "", "services to run, of auth, proxy and node (comma-separated)")
+	f.StringVar(&o.token, "token", "", "join token, or the absolute path of a file with it")
+	f.StringVar(&o.authServer, "auth-server", "", "address of the Auth or Proxy Service to join (host:port)")
+	f.StringArrayVar(&o.caPins, "ca-pin", nil, "CA pin of the cluster (may be repeated)")
+	f.StringVar(&o.nodename, "nodename", "", "name of this host in the cluster")
+	f.StringVar(&o.labels, "labels", "", "labels of the SSH Service (key=value,...)")
+	f.StringVarP(&o.listenIP, "listen-ip", "l", "", "address to listen on (default 0.0.0.0)")
+	f.StringVar(&o.advertise, "advertise-ip", "", "address that others reach this host at")
+	f.StringVar(&o.pidFile, "pid-file", "", "file to write the process id to")
+	f.StringVar(&o.diagAddr, "diag-addr", "", "address for health and metrics (host:port)")
+	f.StringVar(&o.dataDir, "data-dir", "", "data directory (default "+config.DefaultDataDir+")")
+	f.BoolVarP(&o.debug, "debug", "d", false, "log everything")
+	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server that is joined (never in production)")
+	return cmd
+}
+
+// load returns the configuration with the flags applied, checked as a whole: the
+// file named, else the default one if it is there, else none is needed.
+func (o startOptions) load() (*config.Config, error) {
+	path := o.configFile
+	if path == "" {
+		if _, err := os.Stat(config.DefaultPath); errors.Is(err, os.ErrNotExist) {
+			cfg := config.Default()
+			if err := o.apply(cfg); err != nil {
+				return nil, err
+			}
+			return cfg, cfg.Check()
+		}
+		path = config.DefaultPath
+	}
+	return config.Load(path, o.apply)
+}
+
+// apply lets the flags override what the file says.
+func (o startOptions) apply(cfg *config.Config) error {
+	set := func(field *string, value string) {
+		if value != "" {
+			*field = value
+		}
+	}
+	set(&cfg.Join.TokenName, o.token)
+	set(&cfg.Nodename, o.nodename)
+	set(&cfg.AdvertiseIP, o.advertise)
+	set(&cfg.PIDFile, o.pidFile)
+	set(&cfg.DiagAddr, o.diagAddr)
+	set(&cfg.DataDir, o.dataDir)
+	if o.debug {
+		cfg.Log.Severity = slog.LevelDebug
+	}
+	if o.authServer != "" {
+		// The cluster is elsewhere.
+		cfg.AuthServer, cfg.ProxyServer, cfg.Auth.Enabled = o.authServer, "", false
+	}
+	if err := o.applyRoles(cfg); err != nil {
+		return err
+	}
+	if o.listenIP != "" {
+		for _, addr := range []*string{&cfg.Auth.ListenAddr, &cfg.Proxy.WebListenAddr, &cfg.SSH.ListenAddr} {
+			_, port, err := net.SplitHostPort(*addr)
+			if err != nil {
+				return err
+			}
+			*addr = net.JoinHostPort(o.listenIP, port)
+		}
+	}
+	if o.labels != "" {
+		labels, err := types.ParseLabels(o.labels)
+		if err != nil {
+			return fmt.Errorf("--labels: %w", err)
+		}
+		cfg.SSH.Labels = labels
+	}
+	if len(o.caPins) > 0 {
+		pins, err := config.ParsePins(o.caPins)
+		if err != nil {
+			return fmt.Errorf("--ca-pin: %w", err)
+		}
+		cfg.CAPins = pins
+	}
+	return nil
+}
+
+func (o startOptions) applyRoles(cfg *config.Config) error {
+	if o.roles == "" {
+		return nil
+	}
+	roles, err := types.ParseSystemRoles(o.roles)
+	if err != nil {
+		return fmt.Errorf("--roles: %w", err)
+	}
+	cfg.Auth.Enabled, cfg.Proxy.Enabled, cfg.SSH.Enabled = false, false, false
+	for _, r := range roles {
+		switch r {
+		case types.RoleAuth:
+			cfg.Auth.Enabled = true
+		case types.RoleProxy:
+			cfg.Proxy.Enabled = true
+		case types.RoleNode:
+			cfg.SSH.Enabled = true
+		default:
+			return fault.Unsupported("--roles: service %q is not supported yet: use auth, proxy or node", r.Flag())
+		}
+	}
+	return nil
+}
+
+func runStart(ctx context.Context, o startOptions) error {
+	cfg, err := o.load()
+	if err != nil {
+		return &exitError{process.ExitUsage, err}
+	}
+	log, closer, err := config.NewLogger(cfg.Log)
+	if err != nil {
+		return &exitError{process.ExitUsage, err}
+	}
+	defer closer.Close()
+	for _, w := range cfg.Warnings {
+		log.Warn(w) //nolint:sloglint // the message is the finding itself
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	log.InfoContext(ctx, "starting", "version", version.Version, "commit", version.Commit, "data_dir", cfg.DataDir)
+	err = process.Run(ctx, process.Options{
+		Config: cfg, Insecure: o.insecure, Log: log,
+		OnReady: func(a process.Addrs) { announceReady(log, a) },
+	})
+	var failed *process.Error
+	if errors.As(err, &failed) {
+		return &exitError{failed.Code, err}
+	}
+	return err
+}
+
+// announceReady says where things are, for people and for scripts that wait.
+func announceReady(log *slog.Logger, a process.Addrs) {
+	for _, x := range []struct {
+		role types.SystemRole
+		addr string
+	}{{types.RoleAuth, a.Auth}, {types.RoleProxy, a.Proxy}, {types.RoleNode, a.SSH}} {
+		if x.addr != "" {
+			log.Info("serving", "service", x.role, "addr", x.addr)
+		}
+	}
+	fmt.Fprintln(os.Stderr, "Teleport is ready.")
+}

@@ -1,0 +1,185 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"teleport/internal/config"
+	"teleport/internal/fault"
+	"teleport/internal/join"
+	"teleport/internal/retry"
+	"teleport/internal/state"
+	"teleport/internal/types"
+)
+
+// makeIdentity gets the identity of the process: from Auth if that runs here, from
+// the data directory if it fits the configuration, otherwise by joining.
+func (p *process) makeIdentity(ctx context.Context) (Service, error) {
+	if p.auth != nil {
+		return nil, p.issueLocal(ctx)
+	}
+	st, err := p.dir.Load()
+	if errors.Is(err, fault.ErrNotFound) {
+		return nil, p.join(ctx, nil)
+	}
+	if err != nil {
+		return nil, &Error{ExitDataDir, err}
+	}
+	if damage := p.dir.Damage(); damage != nil {
+		p.log.WarnContext(ctx, "the state file was damaged, going on with the one before it", "error", damage)
+	}
+	holder, err := state.NewHolder(st)
+	if err != nil {
+		return nil, &Error{ExitDataDir, fmt.Errorf("identity in %s: %w; delete the directory to join afresh", p.cfg.DataDir, err)}
+	}
+	expired := !time.Now().Before(holder.Expires())
+	missing := slices.DeleteFunc(p.roles(), func(r types.SystemRole) bool { return slices.Contains(st.Roles, r) })
+	switch {
+	case expired && p.cfg.Join.TokenName != "":
+		p.log.InfoContext(ctx, "the identity in the data directory expired, joining again", "expired", holder.Expires())
+		return nil, p.join(ctx, nil)
+	case expired:
+		return nil, &Error{ExitJoinRefused, fault.Denied("the identity in %s expired at %s, while this process was off: set teleport.auth_token to a new join token and start again",
+			p.cfg.DataDir, holder.Expires().UTC().Format(time.RFC3339))}
+	case len(missing) > 0:
+		p.log.InfoContext(ctx, "joining again for additional services", "services", missing)
+		return nil, p.join(ctx, holder)
+	}
+	p.holder = holder
+	return nil, nil
+}
+
+// issueLocal lets the Auth Service of this process make the identity. It is made
+// anew at each start, under the host id of before.
+func (p *process) issueLocal(ctx context.Context) error {
+	hostID := ""
+	switch st, err := p.dir.Load(); {
+	case err == nil:
+		hostID = st.HostID
+	case !errors.Is(err, fault.ErrNotFound):
+		return &Error{ExitDataDir, err}
+	}
+	pair, err := join.NewKeyPair()
+	if err != nil {
+		return err
+	}
+	grant, err := p.auth.Join().IssueLocal(ctx, join.LocalRequest{
+		HostID: hostID, Hostname: p.cfg.Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
+	})
+	if err != nil {
+		return fmt.Errorf("identity of this process: %w", err)
+	}
+	st, err := join.NewState(grant, pair, p.cfg.Nodename, nil, "")
+	if err != nil {
+		return err
+	}
+	return p.adopt(st)
+}
+
+// adopt saves the state and works with it from now on.
+func (p *process) adopt(st *state.State) error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	if err := p.dir.Save(st); err != nil {
+		return &Error{ExitDataDir, err}
+	}
+	if p.holder != nil {
+		return p.holder.Replace(st)
+	}
+	holder, err := state.NewHolder(st)
+	p.holder = holder
+	return err
+}
+
+// join gets an identity with the configured token. A refusal is final; while the
+// other side cannot be reached it tries again.
+func (p *process) join(ctx context.Context, current *state.Holder) error {
+	params, err := p.joinParams(current)
+	if err != nil {
+		return &Error{ExitUsage, err}
+	}
+	backoff := retry.Backoff{Min: time.Second, Max: 30 * time.Second}
+	for {
+		st, err := join.Join(ctx, params)
+		switch {
+		case err == nil:
+			p.log.InfoContext(ctx, "joined the cluster", "cluster", st.Cluster, "host_id", st.HostID, "roles", st.Roles)
+			return p.adopt(st)
+		case ctx.Err() != nil:
+			return nil
+		case !errors.Is(err, fault.ErrUnreachable) || final(fault.Code(err)):
+			return &Error{ExitJoinRefused, fmt.Errorf("join refused: %w", err)}
+		}
+		p.log.WarnContext(ctx, "cannot join yet, will try again", "error", err)
+		p.health.Degraded("identity", err)
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// final reports whether trying again cannot help although the server was there.
+func final(code string) bool {
+	return slices.Contains([]string{join.CodeNoTrust, join.CodeServerUntrusted, join.CodeWrongPin, join.CodeClockSkew, join.CodeWrongCluster}, code)
+}
+
+func (p *process) joinParams(current *state.Holder) (join.Params, error) {
+	value := p.cfg.Join.TokenName
+	if value == "" {
+		if current != nil {
+			return join.Params{}, fault.Invalid("this process has an identity for %v and is now to run %v: set teleport.auth_token to a join token for the new service (`tctl tokens add --type=%s`)",
+				current.State().Roles, p.roles(), flagList(p.roles()))
+		}
+		return join.Params{}, fault.Invalid("this process has no identity in %s yet: set teleport.auth_token (or --token) to a join token, made with `tctl tokens add --type=%s`", p.cfg.DataDir, flagList(p.roles()))
+	}
+	secret, err := config.ReadToken(value)
+	if err != nil {
+		return join.Params{}, fmt.Errorf("teleport.auth_token: %w", err)
+	}
+	addr, direct := p.cfg.ProxyServer, false
+	if addr == "" {
+		addr, direct = p.cfg.AuthServer, true
+	}
+	return join.Params{
+		Addr: addr, Direct: direct, Secret: secret, Method: p.cfg.Join.Method,
+		Roles: p.roles(), Hostname: p.cfg.Nodename, Principals: p.principals(),
+		Pins: p.cfg.CAPins, Insecure: p.opts.Insecure, Current: current, Log: p.log,
+	}, nil
+}
+
+// principals are the names that users and agents reach this process under, for the
+// certificates of the Proxy and the Auth Service.
+func (p *process) principals() []string {
+	if !p.cfg.Proxy.Enabled && !p.cfg.Auth.Enabled {
+		return nil
+	}
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	for _, addr := range slices.Concat(p.cfg.Proxy.PublicAddrs, p.cfg.Auth.PublicAddrs, []string{p.addrs.Proxy, p.addrs.Auth}) {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			host = addr
+		}
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			continue
+		}
+		names = append(names, strings.ToLower(host))
+	}
+	if p.cfg.AdvertiseIP != "" {
+		names = append(names, p.cfg.AdvertiseIP)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func flagList(roles []types.SystemRole) string {
+	out := make([]string, len(roles))
+	for i, r := range roles {
+		out[i] = r.Flag()
+	}
+	return strings.Join(out, ",")
+}

@@ -1,0 +1,268 @@
+// Package process turns a configuration into a running process: it takes the data
+// directory, gets the identity (from the Auth Service in the same process, from
+// the state file, or by joining), starts the services that the configuration
+// enables and supervises them. It is the only place that knows every plug; it
+// makes no decision of its own about access.
+package process
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/cache"
+	"teleport/internal/config"
+	"teleport/internal/control"
+	"teleport/internal/diag"
+	"teleport/internal/service/auth"
+	"teleport/internal/service/ssh"
+	"teleport/internal/state"
+	"teleport/internal/types"
+)
+
+// Exit codes of the daemon; docs/reference/exit-codes.md explains them.
+const (
+	ExitError       = 1
+	ExitUsage       = 2
+	ExitJoinRefused = 3
+	ExitDataDir     = 4
+)
+
+// Error is an error with the exit code that it ends the daemon with.
+type Error struct {
+	Code int
+	Err  error
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error underneath.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Options is what Run needs.
+type Options struct {
+	Config *config.Config
+	// Insecure gives up the verification of the server that is joined.
+	Insecure bool
+	Log      *slog.Logger
+	// OnReady, if set, is told when every service serves.
+	OnReady func(Addrs)
+}
+
+// Addrs are the addresses that a process serves on; empty for what it does not run.
+type Addrs struct {
+	Auth, Proxy, SSH, Diag string
+}
+
+// stopGrace is how long a service may take to stop.
+const stopGrace = 10 * time.Second
+
+// process is one run of the daemon.
+type process struct {
+	cfg      *config.Config
+	opts     Options
+	log      *slog.Logger
+	health   *diag.Health
+	registry *prometheus.Registry
+
+	dir    *state.Dir
+	holder *state.Holder
+	cache  *cache.Cache
+	conn   *connection
+	// proxyConn is the Proxy Service's own connection to Auth, nil without one.
+	proxyConn *connection
+	emit      *control.Emitter
+	// viaProxy is true if this process reaches the cluster through a Proxy.
+	viaProxy bool
+
+	auth    *auth.Service
+	ssh     *ssh.Service
+	servers *servers
+
+	listeners map[string]net.Listener
+	addrs     Addrs
+
+	// saving is held while the state changes on disk and in the holder: neither
+	// may get ahead of the other.
+	saving sync.Mutex
+}
+
+// Run runs the process until ctx ends, then stops it in an orderly way.
+func Run(ctx context.Context, opts Options) (err error) {
+	p := &process{
+		cfg:       opts.Config,
+		opts:      opts,
+		log:       opts.Log,
+		health:    diag.NewHealth(),
+		registry:  prometheus.NewRegistry(),
+		cache:     cache.New(),
+		servers:   newServers(),
+		listeners: map[string]net.Listener{},
+	}
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer p.closeListeners()
+	if err := p.listen(ctx); err != nil {
+		return &Error{ExitError, err}
+	}
+	if p.dir, err = state.Open(p.cfg.DataDir); err != nil {
+		return &Error{ExitDataDir, err}
+	}
+	defer func() {
+		if cerr := p.dir.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	remove, err := writePID(p.cfg.PIDFile)
+	if err != nil {
+		return &Error{ExitError, err}
+	}
+	defer remove()
+	sup := &supervisor{log: p.log, grace: stopGrace, onReady: p.health.Ready}
+	return sup.run(ctx, p.steps()...)
+}
+
+// steps lists what the process does to start, in order.
+func (p *process) steps() []step {
+	var steps []step
+	add := func(enabled bool, name string, make func(ctx context.Context) (Service, error)) {
+		if enabled {
+			p.health.Starting(name)
+			steps = append(steps, step{name, make})
+		}
+	}
+	add(p.cfg.DiagAddr != "", "diag", p.makeDiag)
+	add(p.cfg.Auth.Enabled, "auth", p.makeAuth)
+	add(true, "identity", p.makeIdentity)
+	add(true, "control", p.makeControl)
+	add(p.cfg.Proxy.Enabled, "proxy", p.makeProxy)
+	add(p.cfg.SSH.Enabled, "ssh", p.makeSSH)
+	add(true, "tunnel", p.makeTunnel)
+	add(true, "renewal", p.makeRenewal)
+	add(true, "ready", func(context.Context) (Service, error) {
+		p.log.Info("process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.cfg.DataDir)
+		if p.opts.OnReady != nil {
+			p.opts.OnReady(p.addrs)
+		}
+		return nil, nil
+	})
+	return steps
+}
+
+// roles returns the system roles that the configuration enables, sorted.
+func (p *process) roles() []types.SystemRole {
+	var out []types.SystemRole
+	if p.cfg.Auth.Enabled {
+		out = append(out, types.RoleAuth)
+	}
+	if p.cfg.SSH.Enabled {
+		out = append(out, types.RoleNode)
+	}
+	if p.cfg.Proxy.Enabled {
+		out = append(out, types.RoleProxy)
+	}
+	return out
+}
+
+// listen opens every port before anything else happens, so that an address in use
+// is the first thing said and changes nothing on disk.
+func (p *process) listen(ctx context.Context) error {
+	open := func(key, addr string) (string, error) {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		if err != nil {
+			return "", fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
+		}
+		p.listeners[key] = ln
+		return ln.Addr().String(), nil
+	}
+	var err error
+	if p.cfg.DiagAddr != "" {
+		if p.addrs.Diag, err = open("teleport.diag_addr", p.cfg.DiagAddr); err != nil {
+			return err
+		}
+	}
+	if p.cfg.Auth.Enabled {
+		if p.addrs.Auth, err = open("auth_service.listen_addr", p.cfg.Auth.ListenAddr); err != nil {
+			return err
+		}
+	}
+	if p.cfg.Proxy.Enabled {
+		if p.addrs.Proxy, err = open("proxy_service.web_listen_addr", p.cfg.Proxy.WebListenAddr); err != nil {
+			return err
+		}
+	}
+	// Behind a Proxy the SSH Service needs no port.
+	if p.cfg.SSH.Enabled && p.cfg.ProxyServer == "" {
+		if p.addrs.SSH, err = open("ssh_service.listen_addr", p.cfg.SSH.ListenAddr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *process) closeListeners() {
+	for _, ln := range p.listeners {
+		_ = ln.Close()
+	}
+}
+
+func (p *process) makeDiag(context.Context) (Service, error) {
+	ln := p.listeners["teleport.diag_addr"]
+	return serviceFunc{"diag", func(ctx context.Context, ready func()) error {
+		ready()
+		return diag.Serve(ctx, ln, diag.Handler(p.health, p.registry))
+	}}, nil
+}
+
+// writePID writes the pid file, if one is wanted, and returns what removes it.
+func writePID(path string) (func(), error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // a pid is for everybody to read
+		return nil, fmt.Errorf("teleport.pid_file: %w", err)
+	}
+	return func() { _ = os.Remove(path) }, nil
+}
+
+// servers is what the process announces: one resource per service.
+type servers struct {
+	mu      sync.Mutex
+	byKind  map[string]*typesv1.Server
+	changed chan struct{}
+}
+
+func newServers() *servers {
+	return &servers{byKind: map[string]*typesv1.Server{}, changed: make(chan struct{}, 1)}
+}
+
+// announce sets the resource of one service.
+func (s *servers) announce(srv *typesv1.Server) {
+	s.mu.Lock()
+	s.byKind[srv.GetKind()] = srv
+	s.mu.Unlock()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// list returns the resources.
+func (s *servers) list() []*typesv1.Server {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*typesv1.Server, 0, len(s.byKind))
+	for _, srv := range s.byKind {
+		out = append(out, srv)
+	}
+	return out
+}

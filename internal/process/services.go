@@ -1,0 +1,296 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	joinv1 "teleport/api/join/v1"
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/backend/sqlite"
+	"teleport/internal/ca"
+	"teleport/internal/control"
+	"teleport/internal/fault"
+	"teleport/internal/join"
+	"teleport/internal/keys"
+	"teleport/internal/service/auth"
+	"teleport/internal/service/proxy"
+	"teleport/internal/service/ssh"
+	"teleport/internal/tunnel"
+	"teleport/internal/types"
+	"teleport/internal/version"
+)
+
+func (p *process) makeAuth(ctx context.Context) (Service, error) {
+	store, err := sqlite.Open(ctx, sqlite.Config{Path: p.cfg.DatabaseFile(), Log: p.log})
+	if err != nil {
+		return nil, &Error{ExitDataDir, err}
+	}
+	tokens := make([]auth.StaticToken, 0, len(p.cfg.Auth.Tokens))
+	for _, t := range p.cfg.Auth.Tokens {
+		tokens = append(tokens, auth.StaticToken{Roles: t.Roles, Value: keys.Secret(t.Value)})
+	}
+	publicAddrs := p.cfg.Auth.PublicAddrs
+	if len(publicAddrs) == 0 {
+		publicAddrs = []string{p.advertised(p.addrs.Auth)}
+	}
+	p.auth, err = auth.Open(ctx, auth.Config{
+		ClusterName:  p.cfg.Auth.ClusterName,
+		DataDir:      p.cfg.DataDir,
+		Backend:      store,
+		Listener:     p.listeners["auth_service.listen_addr"],
+		LocalSocket:  p.cfg.LocalSocket(),
+		PublicAddrs:  publicAddrs,
+		StaticTokens: tokens,
+		Log:          p.log.With("service", "auth"),
+		Registerer:   p.registry,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("auth service: %w", err)
+	}
+	return p.auth, nil
+}
+
+// makeControl connects to Auth and waits until the process knows what it decides
+// with: no service starts before that.
+func (p *process) makeControl(ctx context.Context) (Service, error) {
+	addr := p.authAddr()
+	if p.cfg.AuthServer != "" && !p.cfg.Auth.Enabled {
+		p.viaProxy = isProxy(ctx, p.holder, addr)
+	}
+	var err error
+	if p.conn, err = newConnection(p.holder, addr, ""); err != nil {
+		return nil, err
+	}
+	p.emit = control.NewEmitter(p.conn, p.log)
+	return serviceFunc{"control", p.runControl}, nil
+}
+
+// runControl keeps the control stream. Until the process has heard from its cluster
+// once, somebody else's at the address ends it; later that may pass by itself.
+func (p *process) runControl(ctx context.Context, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer p.conn.Close()
+	synced := make(chan struct{})
+	go func() {
+		if p.cache.WaitSynced(ctx) == nil {
+			close(synced)
+			ready()
+		}
+	}()
+	err := control.Run(ctx, control.Config{
+		Conn:           p.conn,
+		Cache:          p.cache,
+		Servers:        p.servers.list,
+		ServersChanged: p.servers.changed,
+		OnAuthorities:  p.adoptAuthorities,
+		Emitter:        p.emit,
+		Log:            p.log.With("service", "control"),
+		OnState: func(err error) {
+			if err == nil {
+				p.health.Ready("control")
+				return
+			}
+			p.health.Degraded("control", err)
+			select {
+			case <-synced:
+			default:
+				if code := fault.Code(err); code == join.CodeWrongCluster || code == join.CodeHostRemoved || code == join.CodeIdentityCloned {
+					cancel(&Error{ExitJoinRefused, err})
+				}
+			}
+		},
+	})
+	var refused *Error
+	if errors.As(context.Cause(ctx), &refused) {
+		return refused
+	}
+	return err
+}
+
+// authAddr is where this process reaches Auth: itself, directly or by a Proxy.
+func (p *process) authAddr() string {
+	switch {
+	case p.cfg.Auth.Enabled:
+		return reachable(p.addrs.Auth)
+	case p.cfg.AuthServer != "":
+		return p.cfg.AuthServer
+	}
+	p.viaProxy = true
+	return p.cfg.ProxyServer
+}
+
+// adoptAuthorities keeps what Auth says about trust, also across a restart.
+func (p *process) adoptAuthorities(cas []*typesv1.CertAuthority) error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	if err := p.holder.SetAuthorities(cas); err != nil {
+		return err
+	}
+	return p.dir.Save(p.holder.State())
+}
+
+func (p *process) makeProxy(context.Context) (Service, error) {
+	conn, err := newConnection(p.holder, p.authAddr(), types.RoleProxy)
+	if err != nil {
+		return nil, err
+	}
+	p.proxyConn = conn
+	publicAddrs := p.cfg.Proxy.PublicAddrs
+	if len(publicAddrs) == 0 {
+		publicAddrs = []string{p.advertised(p.addrs.Proxy)}
+	}
+	keypairs := make([]proxy.Keypair, 0, len(p.cfg.Proxy.HTTPSKeypairs))
+	for _, k := range p.cfg.Proxy.HTTPSKeypairs {
+		keypairs = append(keypairs, proxy.Keypair{CertFile: k.CertFile, KeyFile: k.KeyFile})
+	}
+	srv := types.New(types.KindProxy, p.holder.HostID()).(*typesv1.Server)
+	srv.Spec = &typesv1.ServerSpec{Hostname: p.cfg.Nodename, PublicAddrs: publicAddrs, Version: version.Version}
+	p.servers.announce(srv)
+	return proxy.New(proxy.Config{
+		Listener:               p.listeners["proxy_service.web_listen_addr"],
+		Holder:                 p.holder,
+		Cache:                  p.cache,
+		AuthAddr:               p.authAddr(),
+		AuthConn:               conn,
+		Emit:                   p.emit.Emit,
+		Keypairs:               keypairs,
+		KeypairsReloadInterval: p.cfg.Proxy.HTTPSKeypairsReloadInterval,
+		PublicAddr:             publicAddrs[0],
+		Log:                    p.log.With("service", "proxy"),
+		Registerer:             p.registry,
+	})
+}
+
+func (p *process) makeSSH(context.Context) (Service, error) {
+	const key = "ssh_service.listen_addr"
+	ln := p.listeners[key]
+	if p.viaProxy && ln != nil {
+		// The address given as Auth's is a Proxy's: no port is needed after all.
+		_ = ln.Close()
+		delete(p.listeners, key)
+		ln = nil
+	}
+	commands := make([]ssh.Command, 0, len(p.cfg.SSH.Commands))
+	for _, c := range p.cfg.SSH.Commands {
+		commands = append(commands, ssh.Command{Name: c.Name, Command: c.Command, Period: c.Period})
+	}
+	var advertise string
+	if ln != nil {
+		advertise = p.advertised(p.addrs.SSH)
+	}
+	if len(p.cfg.SSH.PublicAddrs) > 0 {
+		advertise = p.cfg.SSH.PublicAddrs[0]
+	}
+	var err error
+	p.ssh, err = ssh.New(ssh.Config{
+		Holder:        p.holder,
+		Cache:         p.cache,
+		Emit:          p.emit.Emit,
+		Listener:      ln,
+		Hostname:      p.cfg.Nodename,
+		Labels:        p.cfg.SSH.Labels,
+		Commands:      commands,
+		AdvertiseAddr: advertise,
+		UseTunnel:     p.viaProxy,
+		Announce:      p.servers.announce,
+		Log:           p.log.With("service", "ssh"),
+		Registerer:    p.registry,
+	})
+	return p.ssh, err
+}
+
+// advertised is the address that others reach a listener of this process at.
+func (p *process) advertised(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	switch ip := net.ParseIP(host); {
+	case p.cfg.AdvertiseIP != "":
+		host = p.cfg.AdvertiseIP
+	case host != "" && (ip == nil || !ip.IsUnspecified()):
+	case p.cfg.Auth.Enabled && p.cfg.Proxy.Enabled && listen == p.addrs.SSH:
+		// Only the Proxy in this process dials the SSH Service.
+		host = "127.0.0.1"
+	default:
+		host = p.cfg.Nodename
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// makeTunnel keeps the reverse tunnel, if this process is behind a Proxy.
+func (p *process) makeTunnel(context.Context) (Service, error) {
+	if !p.viaProxy {
+		return nil, nil
+	}
+	return serviceFunc{"tunnel", func(ctx context.Context, ready func()) error {
+		return tunnel.RunAgent(ctx, tunnel.AgentConfig{
+			Addr:    p.authAddr(),
+			TLS:     ca.ClientTLS(nil, p.holder.Trust, types.RoleProxy),
+			Signer:  p.tunnelSigner,
+			HostKey: p.tunnelHostKey,
+			Handle:  p.handleTunnel,
+			Log:     p.log.With("service", "tunnel"),
+		}, func(connected bool) {
+			if connected {
+				p.health.Ready("tunnel")
+				ready()
+				return
+			}
+			p.health.Degraded("tunnel", fmt.Errorf("no tunnel to %s", p.authAddr()))
+		})
+	}}, nil
+}
+
+// handleTunnel serves a connection that came through the tunnel.
+func (p *process) handleTunnel(ctx context.Context, service types.SystemRole, conn net.Conn, clientAddr string) {
+	if service == types.RoleNode && p.ssh != nil {
+		p.ssh.HandleConn(ctx, conn, clientAddr)
+		return
+	}
+	p.log.WarnContext(ctx, "refused a connection for a service that does not run here", "wanted", service)
+	_ = conn.Close()
+}
+
+// makeRenewal renews the identity at a third of its life, and drops the roles that
+// the configuration does not enable any more.
+func (p *process) makeRenewal(context.Context) (Service, error) {
+	return serviceFunc{"renewal", func(ctx context.Context, ready func()) error {
+		ready()
+		return p.renewLoop(ctx)
+	}}, nil
+}
+
+func (p *process) renewOnce(ctx context.Context) error {
+	if p.auth != nil {
+		if err := p.issueLocal(ctx); err != nil {
+			return err
+		}
+	} else {
+		held := p.holder.State()
+		keep := slices.DeleteFunc(slices.Clone(held.Roles), func(r types.SystemRole) bool { return !slices.Contains(p.roles(), r) })
+		st, err := join.Renew(ctx, joinv1.NewJoinServiceClient(p.conn), held, keep)
+		if err != nil {
+			return err
+		}
+		if err := p.adopt(st); err != nil {
+			return err
+		}
+	}
+	p.log.InfoContext(ctx, "identity renewed", "expires", p.holder.Expires(), "generation", p.holder.State().Generation)
+	// Auth counts the new generation as used once it sees it.
+	if p.proxyConn != nil {
+		if err := p.proxyConn.Renew(); err != nil {
+			return err
+		}
+	}
+	return p.conn.Renew()
+}
+
+// renewRetry is how long a failed renewal waits.
+const renewRetry = 5 * time.Minute
