@@ -78,11 +78,10 @@ type identityBuilder struct {
 // read takes PEM blocks and lines until the end of data. Blank lines and
 // comments are skipped; anything else that is not understood is an error.
 func (b *identityBuilder) read(data []byte) error {
-	rest := data
+	rest, number := data, 1
 	for len(rest) > 0 {
 		line, after, _ := bytes.Cut(rest, []byte("\n"))
 		line = bytes.TrimSpace(line)
-		number := bytes.Count(data[:len(data)-len(rest)], []byte("\n")) + 1
 		var err error
 		switch {
 		case len(line) == 0 || line[0] == '#':
@@ -102,6 +101,7 @@ func (b *identityBuilder) read(data []byte) error {
 		if len(b.keys) > maxIdentityParts || len(b.certs) > maxIdentityParts || len(b.hostKeys) > maxIdentityParts {
 			return fault.Limit("line %d: too many keys and certificates", number)
 		}
+		number += bytes.Count(rest[:len(rest)-len(after)], []byte("\n"))
 		rest = after
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 )
 
 func TestIdentityFileRoundTrip(t *testing.T) {
-	c := clienttest.Start(t)
+	c := clienttest.New(t)
 	for name, logins := range map[string][]string{"with_logins": {"root"}, "without_logins": nil} {
 		t.Run(name, func(t *testing.T) {
 			creds := c.Credentials("bot", time.Hour, logins...)
@@ -46,14 +46,14 @@ func TestIdentityFileRoundTrip(t *testing.T) {
 }
 
 func TestIdentityFileNeedsOneKey(t *testing.T) {
-	c := clienttest.Start(t)
+	c := clienttest.New(t)
 	if _, err := credentials(t, c, "alice", "root").IdentityFile(); err == nil {
 		t.Error("an identity file of two keys was written")
 	}
 }
 
 func TestParseIdentityRefuses(t *testing.T) {
-	c, other := clienttest.Start(t), clienttest.Start(t)
+	c, other := clienttest.New(t), clienttest.New(t)
 	good, err := c.Credentials("bot", time.Hour, "root").IdentityFile()
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestParseIdentityRefuses(t *testing.T) {
 }
 
 func FuzzParseIdentity(f *testing.F) {
-	c := clienttest.Start(f)
+	c := clienttest.New(f)
 	good, err := c.Credentials("bot", time.Hour, "root").IdentityFile()
 	if err != nil {
 		f.Fatal(err)
@@ -114,7 +114,7 @@ func FuzzParseIdentity(f *testing.F) {
 }
 
 func TestExport(t *testing.T) {
-	c, dir := clienttest.Start(t), t.TempDir()
+	c, dir := clienttest.New(t), t.TempDir()
 	creds := c.Credentials("bot", time.Hour, "root")
 	for name, tt := range map[string]struct {
 		format string

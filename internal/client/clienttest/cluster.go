@@ -71,7 +71,16 @@ func Start(t testing.TB) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{t: t, Addr: ln.Addr().String()}
+	c := New(t)
+	c.Addr = ln.Addr().String()
+	c.serve(ln)
+	return c
+}
+
+// New makes a cluster that signs but does not run.
+func New(t testing.TB) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
 	var cas []*typesv1.CertAuthority
 	for _, typ := range []string{ca.TypeHost, ca.TypeUser} {
 		authority, err := ca.Generate(keystore.Software(), Name, typ, time.Now())
@@ -80,6 +89,7 @@ func Start(t testing.TB) *Cluster {
 		}
 		cas = append(cas, authority)
 	}
+	var err error
 	if c.Signer, err = ca.NewSigner(keystore.Software(), cas, time.Now); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +102,6 @@ func Start(t testing.TB) *Cluster {
 	c.Tokens = &Tokens{}
 	c.Status = &statusv1.GetStatusResponse{ClusterName: Name, SoftwareVersion: "0.1.0", CaPins: c.Trust.Pins()}
 	c.Node = &Node{c: c}
-	c.serve(ln)
 	return c
 }
 
