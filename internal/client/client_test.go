@@ -321,6 +321,30 @@ func TestSessionTerminal(t *testing.T) {
 	}
 }
 
+// On a terminal, ~. ends a session that does not end by itself.
+func TestSessionHangUp(t *testing.T) {
+	c := clienttest.Start(t)
+	conn, err := newClient(t, c, c.Credentials("alice", time.Hour, "root")).SSH(t.Context(), "root", clienttest.NodeName, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	master, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = master.Close(), tty.Close() }()
+	out := &watched{want: "pty", seen: make(chan struct{})}
+	go func() {
+		<-out.seen
+		_, _ = master.Write([]byte("\r~."))
+	}()
+	s := client.Session{PTY: true, Stdin: tty, Stdout: out, Stderr: io.Discard}
+	if code, err := s.Run(t.Context(), conn); err != nil || code != 128+int(unix.SIGHUP) {
+		t.Errorf("Run() = %d, %v, want %d", code, err, 128+int(unix.SIGHUP))
+	}
+}
+
 // Relay passes bytes both ways and the end of standard input.
 func TestRelay(t *testing.T) {
 	server, raw := tlsPair(t)

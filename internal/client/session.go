@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -61,8 +62,9 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	if err != nil {
 		return 0, fault.Denied("the node refused to run it: %w", err)
 	}
+	input, hungUp := s.input()
 	go func() {
-		_, _ = io.Copy(stdin, s.Stdin)
+		_, _ = io.Copy(stdin, input)
 		_ = stdin.Close()
 	}()
 	ended := make(chan error, 1)
@@ -74,6 +76,8 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 			return exitCode(err)
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
+		case <-hungUp:
+			return exitSignalBase + int(unix.SIGHUP), nil
 		case sig := <-signals:
 			number, ok := sig.(unix.Signal)
 			if !ok {
@@ -92,6 +96,17 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 			_ = sess.Signal(signalName(number))
 		}
 	}
+}
+
+// input returns what to read for the command. On a terminal that is ours, ~. at the
+// start of a line ends the session: hungUp is closed.
+func (s *Session) input() (in io.Reader, hungUp <-chan struct{}) {
+	closed := make(chan struct{})
+	if fd, ok := fileDescriptor(s.Stdin); !s.PTY || !ok || !term.IsTerminal(fd) {
+		return s.Stdin, closed
+	}
+	hangUp := sync.OnceFunc(func() { close(closed) })
+	return &escapes{in: s.Stdin, hangUp: hangUp}, closed
 }
 
 // terminal asks for a PTY of the size of ours and puts ours into raw mode.
