@@ -228,6 +228,11 @@ func (s *ResourceServer) writing(ctx context.Context, packed *anypb.Any, verbs .
 	if err := types.Check(r); err != nil {
 		return nil, err
 	}
+	if role, ok := r.(*typesv1.Role); ok {
+		if err := access.Check(role); err != nil {
+			return nil, err
+		}
+	}
 	if e := r.GetMetadata().GetExpires(); e != nil && !e.AsTime().After(s.cfg.Now()) {
 		return nil, fault.Invalid("metadata.expires: %s has passed", e.AsTime().UTC().Format("2006-01-02 15:04:05 UTC"))
 	}

@@ -23,7 +23,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/fault"
@@ -125,7 +124,6 @@ func Generate(ks keystore.Keystore, cluster, typ string, now time.Time) (*typesv
 			ClusterName:           cluster,
 			ActiveKeys:            active,
 			AdditionalTrustedKeys: &typesv1.CertAuthorityKeys{},
-			LastRotated:           timestamppb.New(now.UTC().Truncate(time.Second)),
 		},
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	joinv1 "teleport/api/join/v1"
 	"teleport/internal/fault"
+	"teleport/internal/identity"
 	"teleport/internal/keys"
 	"teleport/internal/types"
 )
@@ -54,7 +55,7 @@ func checkInit(init *joinv1.Init, now time.Time) (*request, error) {
 	case len(init.GetSoftwareVersion()) > maxVersion:
 		return nil, bad("the software version is longer than %d bytes", maxVersion)
 	}
-	if err := types.ValidHostname(init.GetHostname()); err != nil {
+	if err := identity.CheckHostname(init.GetHostname()); err != nil {
 		return nil, bad("host name: %w", err)
 	}
 	if _, err := keys.ParsePublicTLS(init.GetTlsPublicKey()); err != nil {
@@ -108,7 +109,7 @@ func checkPrincipals(r *request) error {
 		if net.ParseIP(n) != nil {
 			continue
 		}
-		if err := types.ValidHostname(n); err != nil {
+		if err := identity.CheckHostname(n); err != nil {
 			return fault.New(fault.ErrInvalid, "additional name: %w", err).WithCode(CodeBadRequest)
 		}
 	}

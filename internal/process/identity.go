@@ -55,21 +55,14 @@ func (p *process) makeIdentity(ctx context.Context) (Service, error) {
 }
 
 // issueLocal lets the Auth Service of this process make the identity. It is made
-// anew at each start, under the host id of before.
+// anew at each start, under the same host id.
 func (p *process) issueLocal(ctx context.Context) error {
-	hostID := ""
-	switch st, err := p.dir.Load(); {
-	case err == nil:
-		hostID = st.HostID
-	case !errors.Is(err, fault.ErrNotFound):
-		return &Error{ExitDataDir, err}
-	}
 	pair, err := join.NewKeyPair()
 	if err != nil {
 		return err
 	}
 	grant, err := p.auth.Join().IssueLocal(ctx, join.LocalRequest{
-		HostID: hostID, Hostname: p.cfg.Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
+		HostID: p.hostID, Hostname: p.cfg.Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
 	})
 	if err != nil {
 		return fmt.Errorf("identity of this process: %w", err)

@@ -85,7 +85,9 @@ type process struct {
 	// viaProxy is true if this process reaches the cluster through a Proxy.
 	viaProxy bool
 
-	auth    *auth.Service
+	auth *auth.Service
+	// hostID is the id of an Auth process; others get theirs by joining.
+	hostID  string
 	ssh     *ssh.Service
 	servers *servers
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/backend/sqlite"
@@ -25,6 +27,15 @@ import (
 )
 
 func (p *process) makeAuth(ctx context.Context) (Service, error) {
+	// The id of before, so that the host stays the same one to its cluster.
+	switch st, err := p.dir.Load(); {
+	case err == nil:
+		p.hostID = st.HostID
+	case errors.Is(err, fault.ErrNotFound):
+		p.hostID = uuid.NewString()
+	default:
+		return nil, &Error{ExitDataDir, err}
+	}
 	store, err := sqlite.Open(ctx, sqlite.Config{Path: p.cfg.DatabaseFile(), Log: p.log})
 	if err != nil {
 		return nil, &Error{ExitDataDir, err}
@@ -40,6 +51,8 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 	p.auth, err = auth.Open(ctx, auth.Config{
 		ClusterName:  p.cfg.Auth.ClusterName,
 		DataDir:      p.cfg.DataDir,
+		HostID:       p.hostID,
+		Hostname:     p.cfg.Nodename,
 		Backend:      store,
 		Listener:     p.listeners["auth_service.listen_addr"],
 		LocalSocket:  p.cfg.LocalSocket(),

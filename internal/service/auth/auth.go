@@ -47,6 +47,8 @@ type Config struct {
 	ClusterName string
 	// DataDir is the folder of the process.
 	DataDir string
+	// HostID and Hostname are those of the process.
+	HostID, Hostname string
 	// Backend keeps the state. The service closes it when Run ends.
 	Backend backend.Backend
 	// Listener takes the connections of agents, users and Proxies.
@@ -73,8 +75,6 @@ type StaticToken struct {
 type Service struct {
 	cfg     Config
 	store   *store.Store
-	hostID  string
-	name    string
 	cluster *typesv1.ClusterName
 
 	authorities atomic.Pointer[authorities]
@@ -101,8 +101,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, errors.New("auth service: Backend is required")
 	case cfg.Listener == nil:
 		return nil, errors.New("auth service: Listener is required")
-	case cfg.DataDir == "":
-		return nil, errors.New("auth service: DataDir is required")
+	case cfg.DataDir == "" || cfg.HostID == "" || cfg.Hostname == "":
+		return nil, errors.New("auth service: DataDir, HostID and Hostname are required")
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -110,11 +110,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Service{cfg: cfg, store: store.New(store.Config{Backend: cfg.Backend, Now: cfg.Now, Log: cfg.Log}), name: hostname()}
+	s := &Service{cfg: cfg, store: store.New(store.Config{Backend: cfg.Backend, Now: cfg.Now, Log: cfg.Log})}
 	var err error
-	if s.hostID, err = loadHostID(cfg.DataDir); err != nil {
-		return nil, err
-	}
 	if s.cluster, err = s.openCluster(ctx); err != nil {
 		return nil, err
 	}
@@ -139,7 +136,7 @@ func (s *Service) ClusterName() string { return s.cluster.GetSpec().GetClusterNa
 
 // HostID returns the id under which this Auth Service is known and keeps its audit
 // log; a process that has no identity yet should take it.
-func (s *Service) HostID() string { return s.hostID }
+func (s *Service) HostID() string { return s.cfg.HostID }
 
 // Store returns the cluster's state.
 func (s *Service) Store() *store.Store { return s.store }
@@ -274,4 +271,4 @@ func (s *Service) proxyAddr() string {
 }
 
 // auditDir is where the JSON lines go.
-func (s *Service) auditDir() string { return filepath.Join(s.cfg.DataDir, "log", s.hostID) }
+func (s *Service) auditDir() string { return filepath.Join(s.cfg.DataDir, "log", s.cfg.HostID) }

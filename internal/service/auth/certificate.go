@@ -35,7 +35,7 @@ func (s *Service) renewCertificate() error {
 	state := s.authorities.Load()
 	der, _, err := state.signer.Host(ca.HostRequest{
 		Identity: identity.Identity{Cluster: s.ClusterName(), Host: &identity.Host{
-			ID: s.hostID, Name: s.name, Roles: []types.SystemRole{types.RoleAuth}, Service: types.RoleAuth,
+			ID: s.cfg.HostID, Name: s.cfg.Hostname, Roles: []types.SystemRole{types.RoleAuth}, Service: types.RoleAuth,
 		}},
 		TLSKey: public, Principals: s.principals(), TTL: certificateTTL,
 	})

@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
@@ -19,60 +15,6 @@ import (
 	"teleport/internal/store"
 	"teleport/internal/types"
 )
-
-// hostIDFile keeps the host id across restarts.
-const hostIDFile = "host_uuid"
-
-// loadHostID returns the host id in the data directory; it makes one if need be.
-func loadHostID(dataDir string) (string, error) {
-	path := filepath.Join(dataDir, hostIDFile)
-	for range 2 {
-		b, err := os.ReadFile(path)
-		if err == nil {
-			id, perr := uuid.Parse(strings.TrimSpace(string(b)))
-			if perr != nil {
-				return "", fault.Invalid("%s: not a host id: delete the file to get a new one", path)
-			}
-			return id.String(), nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("host id: %w", err)
-		}
-		if err := os.MkdirAll(dataDir, 0o700); err != nil {
-			return "", fmt.Errorf("host id: %w", err)
-		}
-		if err := createWhole(path, uuid.NewString()+"\n"); err != nil {
-			return "", fmt.Errorf("host id: %w", err)
-		}
-	}
-	return "", fault.Unreachable("%s: cannot be read back", path)
-}
-
-// createWhole makes a file with its content at once, unless there is one already.
-func createWhole(path, content string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.WriteString(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
-}
-
-// hostname returns the machine's name, or one that is valid instead of it.
-func hostname() string {
-	name, err := os.Hostname()
-	if err != nil || types.ValidHostname(name) != nil {
-		return "localhost"
-	}
-	return strings.ToLower(name)
-}
 
 // openCluster returns the cluster that the backend holds. If there is none, it is
 // made in one transaction: name, authorities and preset roles.
@@ -97,7 +39,7 @@ func (s *Service) openCluster(ctx context.Context) (*typesv1.ClusterName, error)
 func (s *Service) makeCluster(ctx context.Context) error {
 	name := s.cfg.ClusterName
 	if name == "" {
-		name = s.name
+		name = s.cfg.Hostname
 	}
 	cluster, ok := types.New(types.KindClusterName, types.KindClusterName).(*typesv1.ClusterName)
 	if !ok {
@@ -135,7 +77,6 @@ func (s *Service) generate(ctx context.Context, cluster string, typs []string) (
 			if err != nil {
 				return err
 			}
-			a.Spec.LastRotated = nil // it never was
 			out[i] = a
 			return nil
 		})

@@ -93,7 +93,7 @@ func (s *Service) keepPresence(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
 	defer cancel()
-	err := s.store.Tx().Delete(types.KindAuthServer, s.hostID, "").Commit(ctx)
+	err := s.store.Tx().Delete(types.KindAuthServer, s.cfg.HostID, "").Commit(ctx)
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil
 	}
@@ -101,13 +101,13 @@ func (s *Service) keepPresence(ctx context.Context) error {
 }
 
 func (s *Service) announce(ctx context.Context) error {
-	server, ok := types.New(types.KindAuthServer, s.hostID).(*typesv1.Server)
+	server, ok := types.New(types.KindAuthServer, s.cfg.HostID).(*typesv1.Server)
 	if !ok {
 		return fault.Invalid("kind auth_server with another kind's message")
 	}
 	server.Metadata.Expires = timestamppb.New(s.cfg.Now().Add(presenceTTL))
 	server.Spec = &typesv1.ServerSpec{
-		Hostname: s.name, Addr: s.reachable(), PublicAddrs: s.cfg.PublicAddrs, Version: version.Version,
+		Hostname: s.cfg.Hostname, Addr: s.reachable(), PublicAddrs: s.cfg.PublicAddrs, Version: version.Version,
 	}
 	if err := types.Check(server); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (s *Service) reachable() string {
 		return ""
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = s.name
+		host = s.cfg.Hostname
 	}
 	return net.JoinHostPort(host, port)
 }
