@@ -66,8 +66,10 @@ func latency(ctx context.Context, b *bench) error {
 	rows := [][]string{{"run `true` on a host", "median ms", "p90 ms", "CPU ms", "x ProxyJump"}}
 	for _, w := range ways {
 		s := got[w.name]
-		rows = append(rows, []string{w.name, number(ms(s.elapsed.median())), number(ms(s.elapsed.quantile(0.9))), number(ms(s.cpu)),
-			number(ratio(s.elapsed.median(), base))})
+		rows = append(rows, []string{
+			w.name, number(ms(s.elapsed.median())), number(ms(s.elapsed.quantile(0.9))), number(ms(s.cpu)),
+			number(ratio(s.elapsed.median(), base)),
+		})
 	}
 	b.report.table(fmt.Sprintf("Connection latency, %d rounds in turn", b.rounds), rows...)
 	b.report.note("CPU is of all processes together: client, Proxy or bastion, agent or target. Without a remark OpenSSH uses its default key exchange.")

@@ -167,8 +167,7 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// Launch configures a daemon, starts it and waits until it is ready. The one that
-// runs Auth is named "cluster" if its Name is empty.
+// Launch configures a daemon, starts it and waits until it is ready.
 func (c *Cluster) Launch(ctx context.Context, s Services) (*Daemon, error) {
 	path, err := c.Configure(s)
 	if err != nil {
