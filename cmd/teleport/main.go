@@ -70,7 +70,12 @@ func (a *app) report(err error) {
 		fmt.Fprintf(a.stderr, "ERROR: %s\n", count(len(problems.Problems), "problem"))
 		return
 	}
-	fmt.Fprintf(a.stderr, "ERROR: %s\n", strings.TrimSpace(err.Error()))
+	text := strings.TrimSpace(err.Error())
+	if code := fault.Code(err); code != "" {
+		// docs/reference/join-errors.md has a row for it.
+		text += " [" + code + "]"
+	}
+	fmt.Fprintf(a.stderr, "ERROR: %s\n", text)
 }
 
 func count(n int, what string) string {
