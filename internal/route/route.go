@@ -8,9 +8,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -29,8 +29,6 @@ const (
 	dialTimeout = 10 * time.Second
 	// maxListed is how many candidates an error names.
 	maxListed = 10
-	// relayedPurpose is what the signed statement about the client is for.
-	relayedPurpose = "node"
 )
 
 // Tunnels is the Proxy's end of the reverse tunnels.
@@ -49,6 +47,10 @@ type Config struct {
 	// Certificate is the Proxy's: it signs the statement about the client that a
 	// node reached by TCP gets first.
 	Certificate func() *tls.Certificate
+	// Loopback says whether the node with the id may be dialled at a loopback
+	// address, where the Proxy's own machine serves things that are nobody else's
+	// business; nil is never.
+	Loopback func(hostID string) bool
 	// DialTCP replaces the network in tests.
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now     func() time.Time
@@ -59,8 +61,8 @@ type Router struct{ cfg Config }
 
 // New returns a Router.
 func New(cfg Config) *Router {
-	if cfg.DialTCP == nil {
-		cfg.DialTCP = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	if cfg.Loopback == nil {
+		cfg.Loopback = func(string) bool { return false }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -74,6 +76,9 @@ type Target struct {
 	Host string
 	// Cluster is empty or the name of this cluster.
 	Cluster string
+	// Port is what the user gave. A node has one SSH port, the one it registered, so
+	// this is checked and not used.
+	Port uint32
 }
 
 // Find returns the one node that the target means to the caller. Nodes that the
@@ -83,36 +88,58 @@ func (r *Router) Find(caller *identity.Identity, target Target) (*typesv1.Server
 	if caller == nil || caller.User == nil {
 		return nil, fault.Denied("only users may connect to nodes")
 	}
-	host, err := r.hostOf(target)
+	names, err := r.names(target)
 	if err != nil {
 		return nil, err
 	}
 	checker := access.NewChecker(access.Subject{
 		User: caller.User.Name, Roles: r.cfg.Cache.Roles(caller.User.Roles), Traits: caller.User.Traits,
 	})
-	if node, ok := r.cfg.Cache.Node(host); ok && checker.Sees(types.ServerLabels(node)).Allowed {
-		return node, nil
-	}
-	var found []*typesv1.Server
-	for _, node := range r.cfg.Cache.Nodes() {
-		if strings.EqualFold(node.GetSpec().GetHostname(), host) && checker.Sees(types.ServerLabels(node)).Allowed {
-			found = append(found, node)
+	for _, found := range r.candidates(names) {
+		found = slices.DeleteFunc(found, func(n *typesv1.Server) bool { return !checker.Sees(types.ServerLabels(n)).Allowed })
+		switch len(found) {
+		case 0:
+		case 1:
+			return found[0], nil
+		default:
+			return r.choose(names[len(names)-1], found)
 		}
 	}
-	if len(found) == 0 {
-		return nil, fault.NotFound("there is no node %q in this cluster that you may connect to: see `tsh ls`", host)
+	return nil, fault.NotFound("there is no node %q in this cluster that you may connect to: see `tsh ls`", names[len(names)-1])
+}
+
+// candidates returns the nodes that are called so, in the order in which a meaning
+// is tried: a host id goes before every host name. A host name with and without the
+// cluster's is one meaning: who is called "db.prod" in cluster "prod" must not get
+// the connections meant for "db", nor the other way round, so both together are
+// ambiguous.
+func (r *Router) candidates(names []string) [][]*typesv1.Server {
+	now := r.cfg.Now()
+	expired := func(n *typesv1.Server) bool {
+		e := n.GetMetadata().GetExpires()
+		return e != nil && !e.AsTime().After(now)
 	}
-	if len(found) == 1 {
-		return found[0], nil
+	var out [][]*typesv1.Server
+	for _, name := range names {
+		if node, ok := r.cfg.Cache.Node(name); ok && !expired(node) {
+			out = append(out, []*typesv1.Server{node})
+		}
 	}
-	return r.choose(host, found)
+	var named []*typesv1.Server
+	for _, node := range r.cfg.Cache.Nodes() {
+		called := func(name string) bool { return strings.EqualFold(node.GetSpec().GetHostname(), name) }
+		if slices.ContainsFunc(names, called) && !expired(node) {
+			named = append(named, node)
+		}
+	}
+	return append(out, named)
 }
 
 // choose leaves out the nodes that cannot be reached; if that leaves several, the
 // user has to say which.
 func (r *Router) choose(host string, found []*typesv1.Server) (*typesv1.Server, error) {
 	live := slices.DeleteFunc(slices.Clone(found), func(n *typesv1.Server) bool {
-		return n.GetSpec().GetUseTunnel() && !r.cfg.Tunnels.Connected(n.GetMetadata().GetName())
+		return (n.GetSpec().GetUseTunnel() || n.GetSpec().GetAddr() == "") && !r.cfg.Tunnels.Connected(n.GetMetadata().GetName())
 	})
 	switch len(live) {
 	case 0:
@@ -130,20 +157,37 @@ func (r *Router) choose(host string, found []*typesv1.Server) (*typesv1.Server, 
 	return nil, fault.Invalid("%d nodes are named %q, say which by its id: %s", len(live), host, strings.Join(ids, ", "))
 }
 
-// hostOf returns the host of the target without the name of the cluster.
-func (r *Router) hostOf(target Target) (string, error) {
+// names returns what the node may be called, in lower case: as the target says, and
+// without the name of the cluster.
+func (r *Router) names(target Target) ([]string, error) {
 	cluster := r.cfg.Cache.ClusterName().GetSpec().GetClusterName()
-	if target.Cluster != "" && target.Cluster != cluster {
-		return "", fault.NotFound("this Proxy serves cluster %q, not %q", cluster, target.Cluster)
+	switch {
+	case cluster == "":
+		return nil, fault.Unreachable("this Proxy has not heard from the Auth Service yet: try again")
+	case target.Cluster != "" && !strings.EqualFold(target.Cluster, cluster):
+		return nil, fault.NotFound("this Proxy serves cluster %q, not %q", cluster, clip(target.Cluster))
+	case target.Host == "" || len(target.Host) > maxHost:
+		return nil, fault.Invalid("a host name has 1 to %d characters, this one has %d", maxHost, len(target.Host))
+	case target.Port > 65535:
+		return nil, fault.Invalid("port %d: expected at most 65535", target.Port)
 	}
 	host := strings.ToLower(target.Host)
-	if host == "" || len(host) > maxHost {
-		return "", fault.Invalid("a host name has 1 to %d characters, this one has %d", maxHost, len(host))
+	if err := types.ValidHostname(host); err != nil {
+		return nil, fault.Invalid("%q is not a host name or host id", clip(target.Host))
 	}
 	if bare, ok := strings.CutSuffix(host, "."+strings.ToLower(cluster)); ok && bare != "" {
-		return bare, nil
+		return []string{host, bare}, nil
 	}
-	return host, nil
+	return []string{host}, nil
+}
+
+// clip bounds what is quoted back to the one who sent it.
+func clip(s string) string {
+	const limit = 64
+	if len(s) > limit {
+		return s[:limit] + "..."
+	}
+	return s
 }
 
 // Dial finds the node and connects to its SSH Service. The caller closes the
@@ -155,30 +199,41 @@ func (r *Router) Dial(ctx context.Context, caller *identity.Identity, target Tar
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	if node.GetSpec().GetUseTunnel() {
-		conn, err := r.cfg.Tunnels.Dial(ctx, node.GetMetadata().GetName(), types.RoleNode, clientAddr)
+	id := node.GetMetadata().GetName()
+	if node.GetSpec().GetUseTunnel() || r.cfg.Tunnels.Connected(id) {
+		conn, err := r.cfg.Tunnels.Dial(ctx, id, types.RoleNode, clientAddr)
 		return conn, node, err
 	}
-	conn, err := r.dialTCP(ctx, node.GetSpec().GetAddr(), clientAddr)
+	conn, err := r.dialTCP(ctx, id, node.GetSpec().GetAddr(), clientAddr)
 	return conn, node, err
 }
 
 // dialTCP connects to a node that is not behind a tunnel and tells it, signed, who
 // the client is.
-func (r *Router) dialTCP(ctx context.Context, addr, clientAddr string) (net.Conn, error) {
-	conn, err := r.cfg.DialTCP(ctx, "tcp", addr)
+func (r *Router) dialTCP(ctx context.Context, id, addr, clientAddr string) (net.Conn, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fault.Unreachable("node %s registered the address %q: expected host:port", id, clip(addr))
+	}
+	loopback := r.cfg.Loopback(id)
+	dial := r.cfg.DialTCP
+	if dial == nil {
+		dial = safeDialer(loopback).DialContext
+	}
+	conn, err := dial(ctx, "tcp", addr)
 	if err != nil {
+		if errors.Is(err, fault.ErrDenied) {
+			return nil, err
+		}
 		return nil, fault.Unreachable("connect to the node at %q: %w", addr, err)
 	}
-	// The address is checked after the name was resolved: a name may mean anything.
-	if err := allowed(conn.RemoteAddr()); err != nil {
+	if err := allowed(conn.RemoteAddr().String(), loopback); err != nil {
 		return nil, closeWith(conn, err)
 	}
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetWriteDeadline(deadline); err != nil {
 		return nil, closeWith(conn, err)
 	}
-	if err := mux.WriteRelayed(conn, clientAddr, relayedPurpose, r.cfg.Certificate(), r.cfg.Now()); err != nil {
+	if err := mux.WriteRelayed(conn, clientAddr, mux.PurposeNode, r.cfg.Certificate(), r.cfg.Now()); err != nil {
 		return nil, closeWith(conn, fault.Unreachable("connect to the node at %q: %w", addr, err))
 	}
 	if err := conn.SetWriteDeadline(time.Time{}); err != nil {
@@ -190,18 +245,4 @@ func (r *Router) dialTCP(ctx context.Context, addr, clientAddr string) (net.Conn
 func closeWith(c io.Closer, err error) error {
 	_ = c.Close()
 	return err
-}
-
-// allowed refuses addresses that no node has: those of metadata services, and
-// groups. A node on the Proxy's own host may be reached by loopback.
-func allowed(remote net.Addr) error {
-	ap, err := netip.ParseAddrPort(remote.String())
-	if err != nil {
-		return nil //nolint:nilerr // not an IP network: a test's pipe
-	}
-	ip := ap.Addr().Unmap()
-	if ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || ip == netip.MustParseAddr("fd00:ec2::254") {
-		return fault.Denied("the node's address %s is not one that a Proxy connects to", ip)
-	}
-	return nil
 }

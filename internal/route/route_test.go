@@ -2,10 +2,14 @@ package route_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/cache"
@@ -20,6 +24,9 @@ const (
 	web2 = "22222222-2222-4222-8222-222222222222"
 	db   = "33333333-3333-4333-8333-333333333333"
 	gone = "44444444-4444-4444-8444-444444444444"
+	twin = "55555555-5555-4555-8555-555555555555"
+	fake = "66666666-6666-4666-8666-666666666666"
+	past = "77777777-7777-4777-8777-777777777777"
 )
 
 // tunnels are the hosts that have one.
@@ -63,6 +70,11 @@ func newRouter(t *testing.T, live tunnels, edit ...func(*route.Config)) *route.R
 	node(web2, "web", "web", true)
 	node(db, "DB", "db", false)
 	node(gone, "gone", "web", true)
+	node(twin, "gone.prod", "twin", false)
+	node(fake, db, "fake", false) // has another's id for its name
+	node(past, "past", "web", false)
+	n, _ := c.Node(past)
+	n.Metadata.Expires = timestamppb.New(time.Now().Add(-time.Second))
 	c.Synced(1)
 	cfg := route.Config{Cache: c, Tunnels: live}
 	for _, e := range edit {
@@ -101,6 +113,15 @@ func TestFind(t *testing.T) {
 		{name: "unknown_role", live: one, caller: user("made-up"), target: route.Target{Host: "db"}, err: fault.ErrNotFound},
 		{name: "unknown_host", live: one, caller: user("all"), target: route.Target{Host: "10.0.0.1"}, err: fault.ErrNotFound},
 		{name: "other_cluster", live: one, caller: user("all"), target: route.Target{Host: "db", Cluster: "test"}, err: fault.ErrNotFound, says: `"prod", not "test"`},
+		{name: "any_case_cluster", live: one, caller: user("all"), target: route.Target{Host: "db.PROD", Cluster: "Prod"}, want: db},
+		{name: "id_before_name", live: one, caller: user("all"), target: route.Target{Host: db}, want: db},
+		{name: "upper_case_id", live: one, caller: user("all"), target: route.Target{Host: strings.ToUpper(db)}, want: db},
+		{name: "name_that_ends_in_cluster", live: tunnels{gone: true}, caller: user("all"), target: route.Target{Host: "gone.prod"}, err: fault.ErrInvalid, says: gone + ", " + twin},
+		{name: "expired", live: one, caller: user("all"), target: route.Target{Host: "past"}, err: fault.ErrNotFound},
+		{name: "expired_id", live: one, caller: user("all"), target: route.Target{Host: past}, err: fault.ErrNotFound},
+		{name: "control_characters", live: one, caller: user("all"), target: route.Target{Host: "db\x1b[31m"}, err: fault.ErrInvalid, says: `\x1b`},
+		{name: "port", live: one, caller: user("all"), target: route.Target{Host: "db", Port: 70000}, err: fault.ErrInvalid, says: "port 70000"},
+		{name: "other_port", live: one, caller: user("all"), target: route.Target{Host: "db", Port: 443}, want: db},
 		{name: "empty", live: one, caller: user("all"), err: fault.ErrInvalid},
 		{name: "huge", live: one, caller: user("all"), target: route.Target{Host: strings.Repeat("a", 1000)}, err: fault.ErrInvalid},
 		{name: "not_a_user", live: one, caller: &identity.Identity{Host: &identity.Host{ID: web1}}, target: route.Target{Host: "db"}, err: fault.ErrDenied},
@@ -140,7 +161,10 @@ type pretend struct {
 func (p pretend) RemoteAddr() net.Addr { return p.remote }
 
 func TestDialRefusesAddressesThatNoNodeHas(t *testing.T) {
-	for _, addr := range []string{"169.254.169.254", "fe80::1", "224.0.0.1", "fd00:ec2::254", "0.0.0.0", "::ffff:169.254.169.254"} {
+	for _, addr := range []string{
+		"169.254.169.254", "fe80::1", "224.0.0.1", "fd00:ec2::254", "0.0.0.0", "::", "::ffff:169.254.169.254", "100.100.100.200",
+		"168.63.129.16", "127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1",
+	} {
 		t.Run(addr, func(t *testing.T) {
 			r := newRouter(t, nil, func(c *route.Config) {
 				c.DialTCP = func(context.Context, string, string) (net.Conn, error) {
@@ -153,4 +177,74 @@ func TestDialRefusesAddressesThatNoNodeHas(t *testing.T) {
 			}
 		})
 	}
+}
+
+// listener is a node on this machine that is not behind a tunnel.
+func listener(t *testing.T) (addr string, accepted func() bool) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	return ln.Addr().String(), func() bool {
+		_ = ln.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Millisecond))
+		c, err := ln.Accept()
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}
+}
+
+func TestLoopbackIsForTheOwnNode(t *testing.T) {
+	addr, accepted := listener(t)
+	edit := func(may bool) func(*route.Config) {
+		return func(c *route.Config) {
+			n, _ := c.Cache.Node(db)
+			n.Spec.Addr = addr
+			c.Certificate = func() *tls.Certificate { return nil }
+			c.Loopback = func(id string) bool { return may && id == db }
+		}
+	}
+	_, _, err := newRouter(t, nil, edit(false)).Dial(t.Context(), user("all"), route.Target{Host: "db"}, "192.0.2.7:1")
+	if !errors.Is(err, fault.ErrDenied) || accepted() {
+		t.Errorf("Dial = %v, want a refusal before anything is connected", err)
+	}
+	// Allowed, it connects; without a certificate it cannot say who the client is.
+	_, _, err = newRouter(t, nil, edit(true)).Dial(t.Context(), user("all"), route.Target{Host: "db"}, "192.0.2.7:1")
+	if !errors.Is(err, fault.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") || !accepted() {
+		t.Errorf("Dial = %v, want an error about the certificate, after connecting", err)
+	}
+}
+
+func TestBadRegisteredAddress(t *testing.T) {
+	for _, addr := range []string{"", "nowhere", "unix:///var/run/docker.sock"} {
+		r := newRouter(t, nil, func(c *route.Config) {
+			n, _ := c.Cache.Node(db)
+			n.Spec.Addr = addr
+		})
+		if _, _, err := r.Dial(t.Context(), user("all"), route.Target{Host: "db"}, "192.0.2.7:1"); !errors.Is(err, fault.ErrUnreachable) {
+			t.Errorf("Dial with address %q = %v, want ErrUnreachable", addr, err)
+		}
+	}
+}
+
+func FuzzFind(f *testing.F) {
+	for _, s := range []string{"web", "db.prod", web1, ".prod", "a b", "\x00"} {
+		f.Add(s, "prod", uint32(22))
+	}
+	r := newRouter(&testing.T{}, tunnels{web1: true})
+	f.Fuzz(func(t *testing.T, host, cluster string, port uint32) {
+		n, err := r.Find(user("web"), route.Target{Host: host, Cluster: cluster, Port: port})
+		if (n == nil) == (err == nil) {
+			t.Fatalf("Find = %v, %v", n, err)
+		}
+		if err != nil && (fault.Kind(err) == nil || len(err.Error()) > 1000) {
+			t.Fatalf("error without a kind or too long: %v", err)
+		}
+		if n != nil && n.GetMetadata().GetLabels()["env"] != "web" {
+			t.Fatalf("found %v, which the user may not see", n)
+		}
+	})
 }
