@@ -57,26 +57,23 @@ const (
 	maxCopyBuffer = 64 << 10
 )
 
-// copyGrowing copies until an error, with a buffer that is small as long as
+// copyGrowing copies until the end or an error, with a buffer that is small as long as
 // little is copied at a time: an idle session costs little memory. before, if not
 // nil, is called before each read.
-func copyGrowing(dst io.Writer, src io.Reader, before func()) (int64, error) {
+func copyGrowing(dst io.Writer, src io.Reader, before func()) {
 	buf := make([]byte, minCopyBuffer)
-	var total int64
 	for {
 		if before != nil {
 			before()
 		}
 		n, err := src.Read(buf)
 		if n > 0 {
-			w, errWrite := dst.Write(buf[:n])
-			total += int64(w)
-			if errWrite != nil {
-				return total, errWrite
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return
 			}
 		}
 		if err != nil {
-			return total, err
+			return
 		}
 		if n == len(buf) && n < maxCopyBuffer {
 			buf = make([]byte, 4*n)

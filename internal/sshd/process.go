@@ -60,7 +60,7 @@ func (s *Session) runTerminal(ctx context.Context, c Command, t *Terminal) (Exit
 	if note != "" {
 		_, _ = s.Write([]byte(note + "\r\n"))
 	}
-	s.inputs.Go(func() { _, _ = copyGrowing(t.master, s, nil) })
+	s.inputs.Go(func() { copyGrowing(t.master, s, nil) })
 	out := newOutput(t.master, s, terminalDrain)
 	var outputs sync.WaitGroup
 	outputs.Go(out.copy)
@@ -95,10 +95,10 @@ func (s *Session) runPipes(ctx context.Context, c Command) (Exit, error) {
 		_, _ = s.Stderr().Write([]byte(note + "\n"))
 	}
 	s.inputs.Go(func() {
-		_, _ = copyGrowing(ends.parent[0], s, nil)
+		copyGrowing(ends.parent[0], s, nil)
 		_ = ends.parent[0].Close()
 		// Nobody reads the input any more: keep the client's window open.
-		_, _ = copyGrowing(discard{}, s, nil)
+		copyGrowing(discard{}, s, nil)
 	})
 	stdout := newOutput(ends.parent[1], s, s.cfg.Drain)
 	stderr := newOutput(ends.parent[2], s.Stderr(), s.cfg.Drain)
@@ -285,7 +285,7 @@ func newOutput(from *os.File, to writer, drain time.Duration) *output {
 // copy returns when every writer closed its end, the client is gone, or the
 // process has ended and nothing came for the drain time.
 func (o *output) copy() {
-	_, _ = copyGrowing(o.to, o.from, func() {
+	copyGrowing(o.to, o.from, func() {
 		if o.ended.Load() {
 			_ = o.from.SetReadDeadline(time.Now().Add(o.drain))
 		}

@@ -21,15 +21,12 @@ func (l quickListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nc, nil
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			return &quickConn{Conn: nc, raw: raw, left: quickReads}, nil
+		}
 	}
-	rc, err := sc.SyscallConn()
-	if err != nil {
-		return nc, nil
-	}
-	return &quickConn{Conn: nc, raw: rc, left: quickReads}, nil
+	return nc, nil
 }
 
 // quickReads is how many reads a handshake takes at most.

@@ -208,44 +208,44 @@ func (s *Server) prepare(se *Session, r *ssh.Request) bool {
 }
 
 // live handles what may come while something runs and reports success.
-func (se *Session) live(r *ssh.Request) bool {
+func (s *Session) live(r *ssh.Request) bool {
 	switch r.Type {
 	case "window-change":
 		size, err := parseSize(r.Payload)
-		return err == nil && se.resize(size)
+		return err == nil && s.resize(size)
 	case "signal":
 		sig, err := parseSignal(r.Payload)
-		return err == nil && se.signal(sig)
+		return err == nil && s.signal(sig)
 	}
 	return false
 }
 
-func (se *Session) resize(size Size) bool {
-	se.mu.Lock()
-	defer se.mu.Unlock()
-	if se.pty == nil {
+func (s *Session) resize(size Size) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pty == nil {
 		return false
 	}
-	se.pty.Size = size
-	if se.terminal != nil {
-		return se.terminal.resize(size) == nil
+	s.pty.Size = size
+	if s.terminal != nil {
+		return s.terminal.resize(size) == nil
 	}
 	return true
 }
 
 // signal sends sig to the process; one that does not run yet gets it then.
-func (se *Session) signal(sig unix.Signal) bool {
-	se.mu.Lock()
-	p := se.process
+func (s *Session) signal(sig unix.Signal) bool {
+	s.mu.Lock()
+	p := s.process
 	if p == nil {
-		defer se.mu.Unlock()
-		if len(se.early) >= len(signals) {
+		defer s.mu.Unlock()
+		if len(s.early) >= len(signals) {
 			return false
 		}
-		se.early = append(se.early, sig)
+		s.early = append(s.early, sig)
 		return true
 	}
-	se.mu.Unlock()
+	s.mu.Unlock()
 	return p.signal(sig) == nil
 }
 
@@ -263,25 +263,25 @@ func (s *Server) run(ctx context.Context, se *Session) {
 	exit = s.cfg.Session(ctx, se)
 }
 
-func (se *Session) finish(exit Exit) {
-	_ = se.ch.CloseWrite()
+func (s *Session) finish(exit Exit) {
+	_ = s.ch.CloseWrite()
 	if exit.Signal != "" {
-		_, _ = se.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
+		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name     string
 			Core     bool
 			Message  string
 			Language string
 		}{exit.Signal, exit.Core, "", ""}))
 	} else {
-		_, _ = se.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{uint32(exit.Code)}))
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Code uint32 }{uint32(exit.Code)}))
 	}
-	_ = se.ch.Close()
+	_ = s.ch.Close()
 }
 
-func (se *Session) closeTerminal() {
-	se.mu.Lock()
-	t := se.terminal
-	se.mu.Unlock()
+func (s *Session) closeTerminal() {
+	s.mu.Lock()
+	t := s.terminal
+	s.mu.Unlock()
 	if t != nil {
 		t.close()
 	}

@@ -27,7 +27,6 @@ type world struct {
 	addr string
 	dir  string
 	key  ssh.Signer
-	log  *bytes.Buffer
 }
 
 func newSigner(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {

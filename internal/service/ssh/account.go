@@ -184,11 +184,8 @@ func (h hostFiles) closed(a *account, now time.Time) error {
 		}
 		return fault.Denied("%s", note)
 	}
-	line, err := findLine(h.shadow, a.name)
-	if err != nil || line == "" {
-		// Only root reads the file, and only root logs others in.
-		return nil
-	}
+	// Only root can read the file, and only root logs others in.
+	line, _ := findLine(h.shadow, a.name)
 	if f := strings.Split(line, ":"); len(f) >= 8 && f[7] != "" {
 		days, err := strconv.ParseInt(f[7], 10, 32)
 		if err != nil || now.Unix() >= days*24*3600 {

@@ -192,6 +192,11 @@ func (f files) rmdir(name string) error {
 	return f.pathCall("rmdir", name, func() error { return unix.Rmdir(name) })
 }
 
+// mkdir makes a directory that is as open as the umask allows.
+func (f files) mkdir(name string) error {
+	return f.pathCall("mkdir", name, func() error { return unix.Mkdir(name, 0o777) })
+}
+
 func (f files) pathCall(op, name string, call func() error) error {
 	err := f.thread.do(call)
 	var errno syscall.Errno

@@ -123,6 +123,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if _, err := fmt.Sscan(string(must(exec.Command("id", "-g", testUser).Output())), &gid); err != nil {
 		t.Fatal(err)
 	}
+	//nolint:usetesting // the directories above t.TempDir are closed to that user
 	dir := must(os.MkdirTemp("/tmp", "tlp-ordinary-"))
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	binary := filepath.Join(dir, "ssh.test")

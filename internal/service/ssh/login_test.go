@@ -16,6 +16,7 @@ import (
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
 	"teleport/internal/keys"
+	"teleport/internal/mux"
 	"teleport/internal/service/ssh"
 	"teleport/internal/types"
 )
@@ -184,6 +185,35 @@ func TestClientAddress(t *testing.T) {
 		}
 		cancel()
 		<-served
+	}
+}
+
+// A direct connection of the Proxy begins with who the client is.
+func TestRelayedClientAddress(t *testing.T) {
+	w := start(t, nil)
+	alice := w.alice(t)
+	for service, want := range map[types.SystemRole]string{types.RoleProxy: "192.0.2.9 4712 ", types.RoleNode: ""} {
+		nc := must(net.Dial("tcp", w.addr))
+		if err := mux.WriteRelayed(nc, "192.0.2.9:4712", mux.PurposeNode, w.holder.Certificate(service), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		conn, chans, reqs, err := gossh.NewClientConn(nc, w.addr, &gossh.ClientConfig{
+			User: w.login, Auth: []gossh.AuthMethod{gossh.PublicKeys(alice.key)}, HostKeyCallback: gossh.InsecureIgnoreHostKey(),
+		})
+		if want == "" {
+			if err == nil {
+				t.Errorf("a %s announced a client's address and was believed", service)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := session(t, gossh.NewClient(conn, chans, reqs)).Output("echo $SSH_CLIENT")
+		if err != nil || !strings.HasPrefix(string(out), want) {
+			t.Errorf("SSH_CLIENT = %q, %v, want %q", out, err, want)
+		}
+		_ = conn.Close()
 	}
 }
 

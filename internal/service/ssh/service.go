@@ -126,16 +126,17 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		<-ctx.Done()
 		return nil
 	}
+	//nolint:contextcheck // the listener ends when it is closed, and Serve closes it when ctx ends
 	ln := mux.RelayedListener(sshd.QuickAck(s.cfg.Listener), mux.PurposeNode, s.verifyProxy, s.cfg.Now)
 	return s.server.Serve(ctx, ln)
 }
 
 // stopOr returns err unless ctx has ended: to be stopped is no failure.
 func stopOr(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	return nil
 }
 
 // HandleConn serves one connection that came through a tunnel and returns when it

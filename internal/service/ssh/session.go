@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -55,12 +56,21 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 	return exit
 }
 
+// deniedError keeps the reason from the user.
+type deniedError struct{ text, reason string }
+
+// Error returns what the user may know.
+func (e *deniedError) Error() string { return e.text }
+
+// Unwrap says what kind of error it is.
+func (e *deniedError) Unwrap() error { return fault.ErrDenied }
+
 // admit decides again, since roles and time went on since the login, and looks the
 // local user up.
 func (s *Service) admit(ctx context.Context, se *sshd.Session, id *identity.Identity) (*account, *syscall.Credential, error) {
 	login := se.Conn().User()
 	if d := s.decide(id, login); !d.Allowed {
-		return nil, nil, &fault.Error{Kind: fault.ErrDenied, Msg: s.denied(login), Cause: fmt.Errorf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
+		return nil, nil, &deniedError{text: s.denied(login), reason: fmt.Sprintf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
 	}
 	a, err := s.hosts.find(ctx, login)
 	if err != nil {
@@ -79,8 +89,9 @@ func (s *Service) admit(ctx context.Context, se *sshd.Session, id *identity.Iden
 // reject records why a session does not start and returns what its user is told.
 func (s *Service) reject(ctx context.Context, r *record, err error) error {
 	reason := err.Error()
-	if f, ok := err.(*fault.Error); ok && f.Cause != nil {
-		reason += ": " + f.Cause.Error()
+	var hidden *deniedError
+	if errors.As(err, &hidden) {
+		reason = hidden.reason
 	}
 	e := r.event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
 	return s.refuse(ctx, e, err.Error(), reason)

@@ -137,7 +137,7 @@ func (h *sftpServer) Filecmd(req *sftp.Request) error {
 	case "Rename":
 		return h.files.rename(req.Filepath, req.Target, false)
 	case "Mkdir":
-		return h.files.call(func() error { return os.Mkdir(req.Filepath, 0o777) })
+		return h.files.mkdir(req.Filepath)
 	case "Rmdir":
 		return h.files.rmdir(req.Filepath)
 	case "Remove":

@@ -2,6 +2,7 @@ package ssh_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -135,9 +136,7 @@ func TestSignals(t *testing.T) {
 }
 
 func asExit(err error, target **gossh.ExitError) bool {
-	e, ok := err.(*gossh.ExitError)
-	*target = e
-	return ok
+	return errors.As(err, target)
 }
 
 // gone waits until no process has the marker in its command line.
@@ -194,6 +193,7 @@ func TestKilledClientLeavesNothing(t *testing.T) {
 		"stopped":          {"-T", "echo started; kill -STOP $$; sleep 10016"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			cmd := alice.ssh(w.login, tt.command)
 			cmd.Args = append([]string{"ssh", tt.tty}, cmd.Args[1:]...)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -209,6 +209,7 @@ func TestKilledClientLeavesNothing(t *testing.T) {
 		})
 	}
 	t.Run("interactive_job", func(t *testing.T) {
+		t.Parallel()
 		c := alice.dial(t, w.login)
 		_, in, out := shellOn(t, c)
 		say(t, in, "sleep 10017 & nohup sleep 10018 >/dev/null 2>&1 & echo started:; sleep 10019")
