@@ -13,27 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const congestionFile = "/proc/sys/net/ipv4/tcp_congestion_control"
-
-// setCongestion sets the TCP congestion control for the run if that is possible, and
-// returns which is in force and what puts back the one of before.
-func setCongestion(wanted string) (string, func()) {
-	before, err := os.ReadFile(congestionFile)
-	if err != nil {
-		return "unknown", func() {}
-	}
-	was := strings.TrimSpace(string(before))
-	if wanted == "" || wanted == was {
-		return was, func() {}
-	}
-	if err := os.WriteFile(congestionFile, []byte(wanted), 0o644); err != nil {
-		return fmt.Sprintf("%s (%s could not be set: not root)", was, wanted), func() {}
-	}
-	return fmt.Sprintf("%s (%s outside of this run)", wanted, was), func() { _ = os.WriteFile(congestionFile, before, 0o644) }
-}
-
 // machine describes what it was measured on and how.
-func machine(bin, congestion string, args []string) []string {
+func machine(bin string, args []string) []string {
 	var name unix.Utsname
 	_ = unix.Uname(&name)
 	version := firstLine(exec.Command(filepath.Join(bin, "teleport"), "version"))
@@ -45,7 +26,6 @@ func machine(bin, congestion string, args []string) []string {
 		"Programs: " + version + "; " + firstLine(exec.Command("ssh", "-V")),
 		fmt.Sprintf("Machine: %s, %d cores, %.0f GiB, kernel %s, load before the run %s", processor(), runtime.NumCPU(),
 			float64(field(memTotal, "MemTotal:"))/(1<<20), unix.ByteSliceToString(name.Release[:]), strings.Join(strings.Fields(string(load))[:1], "")),
-		"TCP congestion control: " + congestion,
 	}
 }
 

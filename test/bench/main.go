@@ -12,11 +12,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"teleport/test/cluster"
@@ -26,9 +25,17 @@ func main() {
 	if len(os.Args) > 2 && os.Args[1] == meterArg {
 		os.Exit(meterMain(os.Args[2:]))
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal()
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+	done, err := withRoom(ctx)
+	if err == nil && !done {
+		err = run(ctx, os.Args[1:], os.Stdout)
+	}
+	var inner *exec.ExitError
+	if errors.As(err, &inner) {
+		os.Exit(1) // it said why
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -80,7 +87,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.bin, "bin", "build", "folder of teleport, tctl and tsh")
 	f.StringVar(&o.out, "o", "docs/bench.md", "file to put the figures into, between its marks; empty: none")
 	f.StringVar(&o.only, "only", "", "sections to run, comma-separated, of "+strings.Join(names, ", ")+"; then nothing is written")
-	f.StringVar(&o.congestion, "congestion", "cubic", "TCP congestion control during the run, as root; empty: as it is")
+	f.StringVar(&o.congestion, "congestion", "cubic", "TCP congestion control during the run, as root; empty: the default")
 	f.IntVar(&o.rounds, "rounds", 15, "measurements of each way; medians are of these")
 	f.IntVar(&o.paced, "paced", 300, "connections at 10 a second")
 	f.IntVar(&o.agents, "agents", 200, "idle tunnels")
@@ -112,10 +119,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	inForce, restore := setCongestion(o.congestion)
-	defer restore()
+	room, err := furnish(dir, o.congestion)
+	if err != nil {
+		return err
+	}
 	b := &bench{options: o, dir: dir, report: newReport(out)}
-	b.report.environment(machine(o.bin, inForce, args))
+	b.report.environment(append(machine(o.bin, args), room...))
 	defer b.close()
 	if b.peer, err = startOpenSSH(ctx, dir); err != nil {
 		return fmt.Errorf("openssh: %w", err)

@@ -99,7 +99,7 @@ func (o *openSSH) start(ctx context.Context) error {
 func (o *openSSH) path(name string) string { return filepath.Join(o.dir, name) }
 func (o *openSSH) config(f flavour) string { return o.path("ssh_" + f.name) }
 func (o *openSSH) pids() []int             { return append(o.ends(), o.holders()...) }
-func (o *openSSH) ends() []int { return []int{o.bastion.Process.Pid, o.target.Process.Pid} }
+func (o *openSSH) ends() []int             { return []int{o.bastion.Process.Pid, o.target.Process.Pid} }
 
 func (o *openSSH) args(f flavour, h string, c ...string) []string {
 	return append([]string{"ssh", "-F", o.config(f), h}, c...)
