@@ -1,48 +1,93 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
+
+	"teleport/internal/mux"
 )
 
-// bufferSize is that of a copy which the kernel cannot do by itself: a channel of a
-// tunnel takes 32 KiB at once.
-const bufferSize = 32 << 10
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+const (
+	// smallBuffer is what an idle direction of a connection holds, bigBuffer a busy
+	// one.
+	smallBuffer = 2 << 10
+	bigBuffer   = 64 << 10
+	// quietReads is after how many small reads a direction counts as idle again.
+	quietReads = 16
+	// bulk is how much a direction has to move for the kernel to do the copying
+	// alone, where it can: splice holds a pipe, two descriptors, per direction, and
+	// thousands of idle connections to Auth must not.
+	bulk = 4 << 20
+)
 
 // join copies between two connections until both directions have ended, and closes
 // both. The end of one direction is passed on, so that a peer that has said its last
 // word can still listen.
-func join(a, b net.Conn) (fromA, fromB int64) {
-	done := make(chan int64, 1)
-	go func() { done <- pour(b, a) }()
-	fromB = pour(a, b)
-	fromA = <-done
+func join(a, b net.Conn) {
+	var work sync.WaitGroup
+	work.Go(func() { pour(b, a) })
+	pour(a, b)
+	work.Wait()
 	_ = a.Close()
 	_ = b.Close()
-	return fromA, fromB
 }
 
 // pour copies src to dst and passes its end on.
-func pour(dst, src net.Conn) int64 {
-	n, err := copyTo(dst, src)
-	cw, ok := dst.(interface{ CloseWrite() error })
-	if err != nil || !ok || cw.CloseWrite() != nil {
-		// There is no half of it left that could be of use.
-		_ = dst.Close()
-		_ = src.Close()
+func pour(dst, src net.Conn) {
+	if err := transfer(dst, src); err == nil {
+		if cw, ok := dst.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+			return
+		}
 	}
-	return n
+	// There is no half of it left that could be of use.
+	_ = dst.Close()
+	_ = src.Close()
 }
 
-func copyTo(dst, src net.Conn) (int64, error) {
-	_, fast := src.(io.WriterTo)
-	if _, ok := dst.(io.ReaderFrom); ok || fast {
-		return io.Copy(dst, src)
+// transfer is io.Copy that holds little memory while little moves.
+func transfer(dst, src net.Conn) error {
+	small := make([]byte, smallBuffer)
+	buf, quiet := small, 0
+	to, from := plainTCP(dst), plainTCP(src)
+	for moved := int64(0); ; {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, err := dst.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case n > smallBuffer:
+			quiet = 0
+		case n == len(buf): // of the small one: there is more
+			buf, quiet = make([]byte, bigBuffer), 0
+		case len(buf) == bigBuffer:
+			if quiet++; quiet == quietReads {
+				buf = small
+			}
+		}
+		if moved += int64(n); moved >= bulk && to != nil && from != nil {
+			_, err := io.Copy(to, from)
+			return err
+		}
 	}
-	buf := buffers.Get().(*[]byte) //nolint:errcheck // the pool holds nothing else
-	defer buffers.Put(buf)
-	return io.CopyBuffer(dst, src, *buf)
+}
+
+// plainTCP returns the TCP connection that c is, or nil. What a Mux has read ahead is
+// not in it, but that is long gone when it is asked for.
+func plainTCP(c net.Conn) *net.TCPConn {
+	if b, ok := c.(*boundedConn); ok {
+		c = b.Conn
+	}
+	if m, ok := c.(*mux.Conn); ok {
+		c = m.NetConn()
+	}
+	tcp, _ := c.(*net.TCPConn)
+	return tcp
 }

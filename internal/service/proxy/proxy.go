@@ -16,8 +16,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +34,7 @@ import (
 	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/cache"
+	"teleport/internal/fault"
 	"teleport/internal/mux"
 	"teleport/internal/route"
 	"teleport/internal/state"
@@ -42,8 +45,8 @@ import (
 const (
 	// handshakeTimeout bounds TLS and the first frame of a user's connection.
 	handshakeTimeout = 15 * time.Second
-	// drainTime is how long open connections may go on when the service stops.
-	drainTime = 3 * time.Second
+	// DefaultDrain is how long open connections may go on when the service stops.
+	DefaultDrain = 5 * time.Second
 	// maxSources is how many sources the budgets remember.
 	maxSources = 10_000
 )
@@ -76,16 +79,22 @@ type Config struct {
 	Log        *slog.Logger
 	// Registerer takes the metrics; nil keeps none.
 	Registerer prometheus.Registerer
+	// Drain is how long open connections may go on when the service stops: 0 means
+	// DefaultDrain, less than 0 not at all.
+	Drain time.Duration
 }
 
 // Service is a Proxy Service.
 type Service struct {
 	cfg     Config
+	port    *mux.Mux
 	tunnels *tunnel.Server
 	router  *route.Router
 	web     *webCertificate
 	metrics *metrics
-	relayed *budget.Sources
+	// What one source may ask of Auth before anybody knows who it is, and how many
+	// refusals of one user are recorded.
+	joins, logins, refusals *budget.Sources
 
 	conns sync.WaitGroup
 }
@@ -98,20 +107,33 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.New("proxy service: Listener is required")
 	case cfg.Holder == nil || cfg.Cache == nil || cfg.AuthConn == nil || cfg.Emit == nil:
 		return nil, errors.New("proxy service: Holder, Cache, AuthConn and Emit are required")
+	case cfg.Holder.Certificate(types.RoleProxy) == nil:
+		return nil, fault.Denied("proxy service: this process did not join with the role Proxy: use a token that has it")
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = DefaultDrain
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, relayed: budget.NewSources(relayRate, relayBurst, maxSources)}
+	s := &Service{
+		cfg:      cfg,
+		port:     mux.New(mux.Config{Listener: cfg.Listener, Log: cfg.Log}),
+		joins:    budget.NewSources(joinRate, joinBurst, maxSources),
+		logins:   budget.NewSources(loginRate, loginBurst, maxSources),
+		refusals: budget.NewSources(refusalRate, refusalBurst, maxSources),
+	}
 	var err error
 	if s.web, err = newWebCertificate(cfg.Keypairs, s.certificate); err != nil {
 		return nil, err
 	}
 	s.tunnels = tunnel.NewServer(tunnel.ServerConfig{
-		Trust: cfg.Holder.Trust, Signer: func() ssh.Signer { return cfg.Holder.SSHSigner(types.RoleProxy) }, Log: cfg.Log,
+		Trust: cfg.Holder.Trust, Signer: func() ssh.Signer { return cfg.Holder.SSHSigner(types.RoleProxy) }, Log: cfg.Log, Drain: cfg.Drain,
 	})
-	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.tunnels, Certificate: s.certificate})
-	s.metrics = newMetrics(cfg.Registerer, s.tunnels.Count)
+	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.tunnels, Certificate: s.certificate, Loopback: s.loopback})
+	if s.metrics, err = newMetrics(cfg.Registerer, s.port.Stats, s.tunnels.Count); err != nil {
+		return nil, fmt.Errorf("proxy service: register metrics: %w", err)
+	}
 	return s, nil
 }
 
@@ -121,9 +143,20 @@ func (s *Service) Name() string { return "proxy" }
 // certificate is the Proxy's own, signed by the host CA.
 func (s *Service) certificate() *tls.Certificate { return s.cfg.Holder.Certificate(types.RoleProxy) }
 
-// Run serves until ctx ends.
+// loopback reports whether a node may be dialled at a loopback address: that of this
+// process, and any in a cluster that lives on one machine.
+func (s *Service) loopback(hostID string) bool {
+	if hostID == s.cfg.Holder.HostID() {
+		return true
+	}
+	addr, ok := s.cfg.Listener.Addr().(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback()
+}
+
+// Run serves until ctx ends. Then it accepts nothing any more, sends the agents to
+// another Proxy, lets open connections go on for a moment, and closes what is left.
 func (s *Service) Run(ctx context.Context, ready func()) error {
-	port := mux.New(mux.Config{Listener: s.cfg.Listener, Log: s.cfg.Log})
+	port := s.port
 	offers := func(name string) func([]string, string) bool {
 		return func(protos []string, _ string) bool { return slices.Contains(protos, name) }
 	}
@@ -134,7 +167,6 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	})
 	relayPort := port.Route(offers(mux.ALPNProxyGRPC))
 	webPort := port.Default()
-	s.metrics.watch(port)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return port.Serve(ctx) })
@@ -143,18 +175,26 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return s.serveRelay(ctx, relayPort) })
 	g.Go(func() error { return s.serveWeb(ctx, webPort) })
 	g.Go(func() error {
-		config := ca.ServerTLS(s.certificate, s.cfg.Holder.Trust, tls.NoClientCert, mux.ALPNTunnel)
-		return s.tunnels.Serve(ctx, tls.NewListener(tunnelPort, config))
+		return s.tunnels.Serve(ctx, tls.NewListener(tunnelPort, s.serverTLS(tls.NoClientCert, mux.ALPNTunnel)))
 	})
 	g.Go(func() error { return s.web.reload(ctx, s.cfg.KeypairsReloadInterval, s.cfg.Log) })
+	s.cfg.Log.InfoContext(ctx, "proxy service is ready", "addr", s.cfg.Listener.Addr().String(), "public_addr", s.cfg.PublicAddr)
 	ready()
 	err := g.Wait()
 	s.conns.Wait()
 	return err
 }
 
+// serverTLS is for those who know the cluster: it shows the Proxy's own certificate.
+func (s *Service) serverTLS(auth tls.ClientAuthType, proto string) *tls.Config {
+	c := ca.ServerTLS(s.certificate, s.cfg.Holder.Trust, auth, proto)
+	// A stream that pauses is not to begin anew with small records.
+	c.DynamicRecordSizingDisabled = true
+	return c
+}
+
 // cluster is the name of the cluster.
-func (s *Service) cluster() string { return s.cfg.Cache.ClusterName().GetSpec().GetClusterName() }
+func (s *Service) cluster() string { return s.cfg.Holder.Trust().Cluster() }
 
 // track runs handle for a connection, closes the connection when it returns or soon
 // after ctx ends, and keeps a panic from ending more than this one connection.
@@ -163,13 +203,14 @@ func (s *Service) track(ctx context.Context, conn net.Conn, handle func(context.
 		defer conn.Close()
 		defer func() {
 			if p := recover(); p != nil {
-				s.cfg.Log.ErrorContext(ctx, "a connection was ended by a panic", "panic", p, "remote_addr", conn.RemoteAddr().String())
+				s.cfg.Log.ErrorContext(ctx, "a connection was ended by a panic", "panic", fmt.Sprint(p),
+					"remote_addr", conn.RemoteAddr().String(), "stack", string(debug.Stack()))
 			}
 		}()
 		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		stop := context.AfterFunc(ctx, func() {
-			timer := time.NewTimer(drainTime)
+			timer := time.NewTimer(max(s.cfg.Drain, 0))
 			defer timer.Stop()
 			select {
 			case <-timer.C:

@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
 	proxyv1 "teleport/api/proxy/v1"
 	"teleport/internal/audit"
-	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/mux"
@@ -17,87 +17,105 @@ import (
 	"teleport/internal/rpc"
 )
 
-// maxRequest is the size of the frame that says where a user wants to go.
-const maxRequest = 4 << 10
+const (
+	// maxRequest is the size of the frame that says where a user wants to go.
+	maxRequest = 4 << 10
+	// maxHandshakes bounds the users that have not shown a certificate yet;
+	// handshakeGrace is how long one may take when others wait.
+	maxHandshakes  = 1000
+	handshakeGrace = 3 * time.Second
+	// dialTimeout bounds the way to the node, answerTimeout telling the user.
+	dialTimeout   = 20 * time.Second
+	answerTimeout = 10 * time.Second
+	// refusalRate and refusalBurst bound the audit events about the refusals of one
+	// user: a client that tries over and over must not fill the audit log. Every
+	// refusal is in the service's log and counted.
+	refusalRate, refusalBurst = 0.2, 20
+	// emitTimeout bounds the sending of an audit event.
+	emitTimeout = 5 * time.Second
+)
 
-// serveUsers takes the connections of users to nodes.
+// serveUsers takes the connections of users to nodes: TLS with the user's
+// certificate, one DialRequest, one DialResponse, then the bytes of both sides.
 func (s *Service) serveUsers(ctx context.Context, ln net.Listener) error {
-	config := ca.ServerTLS(s.certificate, s.cfg.Holder.Trust, tls.RequireAndVerifyClientCert, mux.ALPNProxySSH)
-	gate := mux.NewGate(maxHandshakes, maxHandshakes/4, time.Second)
+	config := s.serverTLS(tls.RequireAndVerifyClientCert, mux.ALPNProxySSH)
+	gate := mux.NewGate(maxHandshakes, maxHandshakes/2, handshakeGrace)
 	return mux.Accept(ctx, ln, s.cfg.Log, func(raw net.Conn) {
 		slot, err := gate.Enter(ctx, raw)
 		if err != nil {
+			s.metrics.overLimit.Inc()
 			_ = raw.Close()
 			return
 		}
 		conn := tls.Server(raw, config)
 		s.track(ctx, conn, func(ctx context.Context) {
-			node, err := s.admit(ctx, conn, slot)
-			if err != nil {
+			defer slot.Leave()
+			if err := s.serveUser(ctx, conn, slot); err != nil {
 				s.cfg.Log.InfoContext(ctx, "connection of a user refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
-				return
 			}
-			s.metrics.sessions.Inc()
-			s.metrics.active.Inc()
-			defer s.metrics.active.Dec()
-			join(conn, node)
 		})
 	})
 }
 
-// maxHandshakes bounds the users that have not shown a certificate yet.
-const maxHandshakes = 1000
+func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot) error {
+	caller, req, err := s.greet(ctx, conn)
+	slot.Leave()
+	if err != nil {
+		return err
+	}
+	node, resp, err := s.dial(ctx, caller, req, conn.RemoteAddr().String())
+	if err != nil {
+		return errors.Join(err, respond(conn, resp))
+	}
+	if err := respond(conn, resp); err != nil {
+		_ = node.Close()
+		return err
+	}
+	s.metrics.sessions.Inc()
+	s.metrics.active.Inc()
+	defer s.metrics.active.Dec()
+	join(conn, node)
+	return nil
+}
 
-// admit authenticates the user, reads where the connection is to go, and answers.
-func (s *Service) admit(ctx context.Context, conn *tls.Conn, slot *mux.Slot) (net.Conn, error) {
-	defer slot.Leave()
+// greet authenticates the user and reads where the connection is to go.
+func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity, *proxyv1.DialRequest, error) {
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("tls handshake: %w", err)
 	}
-	id, err := s.cfg.Holder.Trust().Identify(conn.ConnectionState())
+	caller, err := s.cfg.Holder.Trust().Identify(conn.ConnectionState())
+	if err == nil && (caller == nil || caller.User == nil) {
+		err = fault.Denied("only users may connect to nodes, and %q is none", caller.Name())
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, errors.Join(err, respond(conn, refusal(err)))
 	}
-	if id == nil || id.User == nil {
-		return nil, fault.Denied("only users may connect to nodes")
-	}
-	req := &proxyv1.DialRequest{}
+	req := new(proxyv1.DialRequest)
 	if err := rpc.ReadFrame(conn, req, maxRequest); err != nil {
-		return nil, err
-	}
-	node, resp, err := s.dial(ctx, id, req, conn.RemoteAddr().String())
-	if werr := rpc.WriteFrame(conn, resp); werr != nil || err != nil {
-		if node != nil {
-			_ = node.Close()
+		err = fmt.Errorf("dial request of user %q: %w", caller.User.Name, err)
+		if fault.Kind(err) != nil {
+			err = errors.Join(err, respond(conn, refusal(err)))
 		}
-		return nil, errors.Join(err, werr)
+		return nil, nil, err
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		_ = node.Close()
-		return nil, err
-	}
-	return node, nil
+	return caller, req, conn.SetDeadline(time.Time{})
 }
 
 // dial connects to the node and makes the answer for the user.
-func (s *Service) dial(ctx context.Context, id *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *proxyv1.DialResponse, error) {
-	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster()}
-	conn, node, err := s.router.Dial(ctx, id, target, clientAddr)
+func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *proxyv1.DialResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort()}
+	conn, node, err := s.router.Dial(ctx, caller, target, clientAddr)
 	if err != nil {
 		s.metrics.failed.Inc()
 		if !errors.Is(err, fault.ErrUnreachable) {
-			s.emitRefusal(ctx, id, req, clientAddr, err)
+			s.emitRefusal(ctx, caller, req, clientAddr, err)
 		}
-		resp := &proxyv1.DialResponse{Error: err.Error()}
-		if kind := fault.Kind(err); kind != nil {
-			resp.ErrorKind = kind.Error()
-		} else {
-			resp.Error = "the Proxy could not connect to the node (its log has the cause)"
-		}
-		return nil, resp, err
+		return nil, refusal(err), fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
 	}
 	return conn, &proxyv1.DialResponse{
 		HostId:   node.GetMetadata().GetName(),
@@ -105,14 +123,38 @@ func (s *Service) dial(ctx context.Context, id *identity.Identity, req *proxyv1.
 	}, nil
 }
 
+// refusal is the answer to a user that does not get a connection.
+func refusal(err error) *proxyv1.DialResponse {
+	if kind := fault.Kind(err); kind != nil {
+		return &proxyv1.DialResponse{Error: err.Error(), ErrorKind: kind.Error()}
+	}
+	return &proxyv1.DialResponse{Error: "the Proxy could not connect to the node: its log has the cause", ErrorKind: fault.ErrUnreachable.Error()}
+}
+
+// respond sends the answer.
+func respond(conn net.Conn, resp *proxyv1.DialResponse) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return err
+	}
+	if err := rpc.WriteFrame(conn, resp); err != nil {
+		return fmt.Errorf("answer the user: %w", err)
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}
+
 // emitRefusal records that a user asked for a node and was refused by the Proxy. The
 // node's own refusals are recorded by the node.
-func (s *Service) emitRefusal(ctx context.Context, id *identity.Identity, req *proxyv1.DialRequest, clientAddr string, cause error) {
+func (s *Service) emitRefusal(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string, cause error) {
+	if !s.refusals.Allow(caller.User.Name, time.Now()) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), emitTimeout)
+	defer cancel()
 	event := audit.New(audit.AuthAttemptFailure, map[string]any{
-		"user": id.User.Name, "success": false, "error": cause.Error(), "addr.remote": clientAddr,
+		"user": caller.User.Name, "success": false, "error": cause.Error(), "addr.remote": clientAddr,
 		"target": req.GetHost(), "proxy_id": s.cfg.Holder.HostID(),
 	})
 	if err := s.cfg.Emit(ctx, event); err != nil {
-		s.cfg.Log.WarnContext(ctx, "a refusal could not be recorded", "error", err)
+		s.cfg.Log.WarnContext(ctx, "a refusal could not be recorded", "user", caller.User.Name, "error", err)
 	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -24,21 +25,24 @@ const (
 func (s *Service) serveWeb(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
 		Handler:           s.handler(),
-		TLSConfig:         s.web.config("h2", "http/1.1"),
+		TLSConfig:         s.web.config(tls.VersionTLS12, "h2", "http/1.1"),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32},
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(s.cfg.Drain, 0))
 		defer cancel()
-		_ = server.Shutdown(grace)
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
 	})
 	defer stop()
-	err := server.ServeTLS(ln, "", "")
+	err := server.ServeTLS(s.bounded(ln, maxStrangers, maxStrangersPerSource), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -56,10 +60,12 @@ func (s *Service) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
-		h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+		h.Set("Strict-Transport-Security", "max-age=31536000")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		routes.ServeHTTP(w, r)
@@ -95,9 +101,11 @@ type pingResponse struct {
 }
 
 type authSettings struct {
-	Type         string   `json:"type"`
-	SecondFactor string   `json:"second_factor"`
-	Local        nameOnly `json:"local"`
+	Type              string   `json:"type"`
+	SecondFactor      string   `json:"second_factor"`
+	PreferredLocalMFA string   `json:"preferred_local_mfa"`
+	AllowPasswordless bool     `json:"allow_passwordless"`
+	Local             nameOnly `json:"local"`
 }
 
 type nameOnly struct {
@@ -121,7 +129,8 @@ type sshSettings struct {
 	WebListenAddr    string `json:"web_listen_addr"`
 	PublicAddr       string `json:"public_addr"`
 	SSHPublicAddr    string `json:"ssh_public_addr"`
-	TunnelPublicAddr string `json:"ssh_tunnel_public_addr"`
+	SSHTunnelAddr    string `json:"ssh_tunnel_public_addr"`
+	TunnelPublicAddr string `json:"tunnel_public_addr"`
 	// DialTimeout is in nanoseconds.
 	DialTimeout time.Duration `json:"dial_timeout"`
 }
@@ -132,7 +141,8 @@ func (s *Service) settings() pingResponse {
 		Proxy: proxySettings{
 			SSH: sshSettings{
 				ListenAddr: listen, TunnelListenAddr: listen, WebListenAddr: listen,
-				PublicAddr: s.cfg.PublicAddr, SSHPublicAddr: s.cfg.PublicAddr, TunnelPublicAddr: s.cfg.PublicAddr,
+				PublicAddr: s.cfg.PublicAddr, SSHPublicAddr: s.cfg.PublicAddr,
+				SSHTunnelAddr: s.cfg.PublicAddr, TunnelPublicAddr: s.cfg.PublicAddr,
 				DialTimeout: 30 * time.Second,
 			},
 			TLSRouting: true,
@@ -147,7 +157,7 @@ func (s *Service) find(w http.ResponseWriter, _ *http.Request) { answer(w, s.set
 
 func (s *Service) ping(w http.ResponseWriter, _ *http.Request) {
 	settings := s.settings()
-	settings.Auth = &authSettings{Type: "local", SecondFactor: "otp"}
+	settings.Auth = &authSettings{Type: "local", SecondFactor: "otp", PreferredLocalMFA: "otp"}
 	answer(w, settings)
 }
 

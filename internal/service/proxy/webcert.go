@@ -3,12 +3,14 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
-	"fmt"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
 	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/types"
 )
 
 // webCertificate is what browsers and strangers are shown.
@@ -24,18 +26,24 @@ func newWebCertificate(pairs []Keypair, own func() *tls.Certificate) (*webCertif
 	return w, w.load()
 }
 
-// load reads all pairs, or changes nothing.
+// load reads all pairs, or changes nothing and returns all problems.
 func (w *webCertificate) load() error {
 	certs := make([]tls.Certificate, 0, len(w.pairs))
+	var problems []error
 	for _, p := range w.pairs {
 		cert, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
-		if err != nil {
-			return fault.Invalid("proxy_service.https_keypairs: certificate %q with key %q: %w", p.CertFile, p.KeyFile, err)
+		switch {
+		case err != nil:
+			problems = append(problems, fault.Invalid("proxy_service.https_keypairs: certificate %q with key %q: %w", p.CertFile, p.KeyFile, err))
+		case time.Now().After(cert.Leaf.NotAfter):
+			problems = append(problems, fault.Invalid("proxy_service.https_keypairs: certificate %q expired at %s",
+				p.CertFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339)))
+		default:
+			certs = append(certs, cert)
 		}
-		if now := time.Now(); now.After(cert.Leaf.NotAfter) {
-			return fault.Invalid("proxy_service.https_keypairs: certificate %q expired at %s", p.CertFile, cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
-		}
-		certs = append(certs, cert)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
 	}
 	w.loaded.Store(&certs)
 	return nil
@@ -62,9 +70,13 @@ func (w *webCertificate) reload(ctx context.Context, interval time.Duration, log
 	}
 }
 
-// get chooses the certificate for a visitor.
+// get chooses the certificate for a visitor. Who asks for the Proxy by its name
+// inside the cluster (agents and clients that know its pin) is shown its own.
 func (w *webCertificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	certs := *w.loaded.Load()
+	if hello.ServerName == identity.ServerName(types.RoleProxy) {
+		certs = nil
+	}
 	for i := range certs {
 		if hello.SupportsCertificate(&certs[i]) == nil {
 			return &certs[i], nil
@@ -76,10 +88,11 @@ func (w *webCertificate) get(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	if own := w.own(); own != nil {
 		return own, nil
 	}
-	return nil, fmt.Errorf("this Proxy has no certificate")
+	return nil, fault.Unsupported("this Proxy has no certificate")
 }
 
-// config returns a configuration for servers that anybody may talk to.
-func (w *webCertificate) config(protos ...string) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: w.get, NextProtos: protos}
+// config returns a configuration for servers that anybody may talk to. Browsers and
+// balancers may be of TLS 1.2, our own clients are not.
+func (w *webCertificate) config(oldest uint16, protos ...string) *tls.Config {
+	return &tls.Config{MinVersion: oldest, GetCertificate: w.get, NextProtos: protos, SessionTicketsDisabled: true}
 }
