@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
-	"github.com/google/uuid"
 	gossh "golang.org/x/crypto/ssh"
 
 	auditv1 "teleport/api/audit/v1"
@@ -67,16 +67,18 @@ func (s *Service) authorize(ctx context.Context, meta gossh.ConnMetadata, login 
 	e := audit.New(audit.AuthAttemptFailure, s.fields(meta, id, map[string]any{
 		"success": false, "error": s.denied(meta.User()), "reason": d.Reason, "role": d.Role, "rule": d.Rule,
 	}))
-	return s.refuse(ctx, e, s.denied(meta.User()), d.Reason)
+	return s.refuse(ctx, e, id, s.denied(meta.User()), d.Reason)
 }
 
 // refuse records a refusal and returns the error that tells the user about it.
-func (s *Service) refuse(ctx context.Context, e *auditv1.Event, text, reason string) error {
-	e.Uid = uuid.NewString()
-	if err := s.cfg.Emit(ctx, e); err != nil {
-		s.cfg.Log.ErrorContext(ctx, "refusal is not in the audit log", "error", err, "event", e.GetEvent(), "reason", reason)
+func (s *Service) refuse(ctx context.Context, e *auditv1.Event, id *identity.Identity, text, reason string) error {
+	key := strings.Join([]string{e.GetCode(), id.User.Name, text, reason}, "\x00")
+	if s.refusals.note(key, e) {
+		if err := s.cfg.Emit(ctx, e); err != nil {
+			s.cfg.Log.ErrorContext(ctx, "refusal is not in the audit log", "error", err, "event", e.GetEvent(), "reason", reason)
+		}
+		s.cfg.Log.InfoContext(ctx, "access denied", "event_id", e.GetUid(), "reason", reason)
 	}
-	s.cfg.Log.InfoContext(ctx, "access denied", "event_id", e.GetUid(), "reason", reason)
 	return &sshd.Refusal{Text: fmt.Sprintf("%s (audit event %s)", text, e.GetUid())}
 }
 

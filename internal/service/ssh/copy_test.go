@@ -145,13 +145,18 @@ func TestSFTPFiles(t *testing.T) {
 	if got := ok(t, alice.ssh(w.login, "stat -c %a "+remote+"/f; mkfifo "+remote+"/fifo")); got != "755\n" {
 		t.Errorf("mode of a new file = %q, want 755", got)
 	}
-	for _, path := range []string{remote + "/fifo", "/proc/self/maps", "/proc/self/fd/1", "/proc/self/environ", "/proc/thread-self/maps", "/proc/1/environ", remote} {
+	for _, path := range []string{remote + "/fifo", "/proc/self/maps", "/proc/self/fd/1", "/proc/self/environ", "/proc/thread-self/maps", "/proc/1/environ", "/proc/self/root/etc/hostname", remote} {
 		if got := sftp("get " + path + " out"); got.code == 0 {
 			t.Errorf("get %s succeeded", path)
 		}
 	}
 	if got := sftp("ls /proc/self/fd/"); got.code == 0 {
 		t.Errorf("ls /proc/self/fd = %+v, want it refused", got)
+	}
+	for _, line := range []string{"mkdir /proc/self/cwd/x", "put f /proc/self/cwd/x", "symlink y /proc/self/root/tmp/tlp-x", "ls /proc/self/cwd/", "rename " + remote + "/f /proc/self/root/tmp/tlp-y"} {
+		if got := sftp(line); got.code == 0 {
+			t.Errorf("%q went through a link of this process", line)
+		}
 	}
 	if got := sftp("put f /dev/null"); got.code != 0 {
 		t.Errorf("put to /dev/null = %+v", got)

@@ -87,8 +87,6 @@ func (r *record) start(ctx context.Context) error {
 // end records how the session ended. It does so even if ctx has ended: that is
 // what the end of a connection looks like.
 func (r *record) end(ctx context.Context, exit sshd.Exit, failure error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
-	defer cancel()
 	events := r.files.events()
 	if r.se.Kind() == sshd.KindExec {
 		events = append(events, r.execEvents(exit, failure)...)
@@ -108,9 +106,7 @@ func (r *record) end(ctx context.Context, exit sshd.Exit, failure error) {
 		more["transfers"] = sum
 	}
 	events = append(events, r.event(audit.SessionLeave, nil), r.event(audit.SessionEnd, more))
-	if err := r.s.cfg.Emit(ctx, events...); err != nil {
-		r.s.cfg.Log.ErrorContext(ctx, "end of a session is not in the audit log", "error", err, "sid", r.se.ID(), "user", r.id.User.Name)
-	}
+	r.s.emitLate(ctx, events)
 }
 
 // execEvents tell what was run, and which files the old scp protocol moved.

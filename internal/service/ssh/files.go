@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,8 +57,9 @@ func openat2(name string, flags int, mode uint32) (int, error) {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.ENOSYS):
-			// Kernels before 5.6. What was opened is looked at afterwards all the same.
+		case errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM):
+			// Kernels before 5.6, and sandboxes that do not know the call. What was
+			// opened is looked at afterwards all the same.
 			return unix.Open(name, flags, mode)
 		}
 		return fd, err
@@ -92,19 +94,50 @@ func checkOpened(fd, flags int) error {
 	return nil
 }
 
-// stat describes what name is or, if follow is set, points to.
-func (f files) stat(name string, follow bool) (fs.FileInfo, error) {
+// at runs op on the thread with the directory of name, opened without magic links,
+// and the last part of name.
+func (f files) at(op, name string, call func(dir int, base string) error) error {
+	return f.thread.do(func() error {
+		dir, err := openHere(path.Dir(name), unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		return pathError(op, name, call(int(dir.Fd()), path.Base(name)))
+	})
+}
+
+// on runs op on the thread with what name is or, if follow is set, points to.
+func (f files) on(op, name string, follow bool, call func(file *os.File) error) error {
 	flags := unix.O_PATH
 	if !follow {
 		flags |= unix.O_NOFOLLOW
 	}
-	var info fs.FileInfo
-	err := f.thread.do(func() error {
+	return f.thread.do(func() error {
 		file, err := openHere(name, flags, 0)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = file.Close() }()
+		return pathError(op, name, call(file))
+	})
+}
+
+// pathError says which path a bare errno is about.
+func pathError(op, name string, err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return &fs.PathError{Op: op, Path: name, Err: errno}
+	}
+	return err
+}
+
+// link is a path to an open file for calls that take no descriptor.
+func link(file *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(file.Fd())) }
+
+// stat describes what name is or, if follow is set, points to.
+func (f files) stat(name string, follow bool) (info fs.FileInfo, err error) {
+	err = f.on("stat", name, follow, func(file *os.File) (err error) {
 		info, err = file.Stat()
 		return err
 	})
@@ -112,21 +145,12 @@ func (f files) stat(name string, follow bool) (fs.FileInfo, error) {
 }
 
 // readlink returns what a symbolic link says.
-func (f files) readlink(name string) (string, error) {
-	target := ""
-	err := f.thread.do(func() error {
-		file, err := openHere(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = file.Close() }()
+func (f files) readlink(name string) (target string, err error) {
+	err = f.on("readlink", name, false, func(file *os.File) error {
 		buf := make([]byte, unix.PathMax)
 		n, err := unix.Readlinkat(int(file.Fd()), "", buf)
-		if err != nil {
-			return &fs.PathError{Op: "readlink", Path: name, Err: err}
-		}
-		target = string(buf[:n])
-		return nil
+		target = string(buf[:max(n, 0)])
+		return err
 	})
 	return target, err
 }
@@ -134,13 +158,8 @@ func (f files) readlink(name string) (string, error) {
 // realpath resolves symbolic links; what does not exist stays as it is.
 func (f files) realpath(name string) string {
 	out := name
-	_ = f.thread.do(func() error {
-		file, err := openHere(name, unix.O_PATH, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = file.Close() }()
-		where, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(file.Fd())))
+	_ = f.on("realpath", name, true, func(file *os.File) error {
+		where, err := os.Readlink(link(file))
 		if err == nil && strings.HasPrefix(where, "/") && !strings.HasSuffix(where, " (deleted)") {
 			out = where
 		}
@@ -149,61 +168,89 @@ func (f files) realpath(name string) string {
 	return out
 }
 
-// rename moves without replacing anything, unless replace is set.
-func (f files) rename(from, to string, replace bool) error {
+func (f files) statfs(name string) (st unix.Statfs_t, err error) {
+	err = f.on("statfs", name, true, func(file *os.File) error { return unix.Fstatfs(int(file.Fd()), &st) })
+	return st, err
+}
+
+func (f files) truncate(name string, size int64) error {
 	return f.thread.do(func() error {
-		if replace {
-			return os.Rename(from, to)
-		}
-		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-			// File systems without that flag. The window is only the user's own.
-			if _, errStat := os.Lstat(to); errStat == nil {
-				err = unix.EEXIST
-			} else {
-				return os.Rename(from, to)
-			}
-		}
+		file, err := openHere(name, unix.O_WRONLY, 0)
 		if err != nil {
-			return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+			return err
 		}
-		return nil
+		defer func() { _ = file.Close() }()
+		return file.Truncate(size)
 	})
 }
 
-// call runs an operation with the user's rights.
-func (f files) call(op func() error) error { return f.thread.do(op) }
-
-func (f files) statfs(name string) (unix.Statfs_t, error) {
-	var st unix.Statfs_t
-	err := f.thread.do(func() error { return unix.Statfs(name, &st) })
-	if err != nil {
-		return st, &fs.PathError{Op: "statfs", Path: name, Err: err}
-	}
-	return st, nil
+func (f files) chown(name string, uid, gid int) error {
+	return f.on("chown", name, true, func(file *os.File) error {
+		return unix.Fchownat(int(file.Fd()), "", uid, gid, unix.AT_EMPTY_PATH)
+	})
 }
 
-// unlink removes a file, rmdir an empty directory: neither becomes the other.
-func (f files) unlink(name string) error {
-	return f.pathCall("remove", name, func() error { return unix.Unlink(name) })
+func (f files) chmod(name string, mode uint32) error {
+	return f.on("chmod", name, true, func(file *os.File) error { return unix.Chmod(link(file), mode) })
 }
 
-func (f files) rmdir(name string) error {
-	return f.pathCall("rmdir", name, func() error { return unix.Rmdir(name) })
+func (f files) chtimes(name string, accessed, modified time.Time) error {
+	return f.on("utimes", name, true, func(file *os.File) error { return os.Chtimes(link(file), accessed, modified) })
+}
+
+// rename moves without replacing anything, unless replace is set.
+func (f files) rename(from, to string, replace bool) error {
+	return f.at("rename", from, func(fromDir int, fromBase string) error {
+		dir, err := openHere(path.Dir(to), unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		toDir, toBase := int(dir.Fd()), path.Base(to)
+		if replace {
+			return unix.Renameat(fromDir, fromBase, toDir, toBase)
+		}
+		err = unix.Renameat2(fromDir, fromBase, toDir, toBase, unix.RENAME_NOREPLACE)
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+			return err
+		}
+		// File systems without that flag. Only the user can get in between.
+		var st unix.Stat_t
+		if unix.Fstatat(toDir, toBase, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			return unix.EEXIST
+		}
+		return unix.Renameat(fromDir, fromBase, toDir, toBase)
+	})
+}
+
+// hardlink gives a file one more name; a symbolic link is not followed.
+func (f files) hardlink(from, to string) error {
+	return f.at("link", from, func(fromDir int, fromBase string) error {
+		dir, err := openHere(path.Dir(to), unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }()
+		return unix.Linkat(fromDir, fromBase, int(dir.Fd()), path.Base(to), 0)
+	})
+}
+
+func (f files) symlink(target, name string) error {
+	return f.at("symlink", name, func(dir int, base string) error { return unix.Symlinkat(target, dir, base) })
 }
 
 // mkdir makes a directory that is as open as the umask allows.
 func (f files) mkdir(name string) error {
-	return f.pathCall("mkdir", name, func() error { return unix.Mkdir(name, 0o777) })
+	return f.at("mkdir", name, func(dir int, base string) error { return unix.Mkdirat(dir, base, 0o777) })
 }
 
-func (f files) pathCall(op, name string, call func() error) error {
-	err := f.thread.do(call)
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return &fs.PathError{Op: op, Path: name, Err: errno}
-	}
-	return err
+// unlink removes a file, rmdir an empty directory: neither becomes the other.
+func (f files) unlink(name string) error {
+	return f.at("remove", name, func(dir int, base string) error { return unix.Unlinkat(dir, base, 0) })
+}
+
+func (f files) rmdir(name string) error {
+	return f.at("rmdir", name, func(dir int, base string) error { return unix.Unlinkat(dir, base, unix.AT_REMOVEDIR) })
 }
 
 // directory lists a directory bit by bit.

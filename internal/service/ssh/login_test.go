@@ -367,6 +367,25 @@ func TestClosedAccounts(t *testing.T) {
 	})
 }
 
+// A program that is refused again and again does not flood the audit log.
+func TestRepeatedRefusalsAreCounted(t *testing.T) {
+	w := start(t, nil)
+	bob := w.person(t, "bob", []string{w.login}, []string{"nobody"}, nil)
+	for range 5 {
+		if _, err := bob.tryDial(w.login); err == nil {
+			t.Fatal("bob was let in")
+		}
+	}
+	w.stop()
+	first := w.events.wait(t, "T3007W", nil)
+	sum := w.events.wait(t, "T3007W", func(e *auditv1.Event) bool { return field(e, "repeated") != nil })
+	w.events.mu.Lock()
+	defer w.events.mu.Unlock()
+	if len(w.events.all) != 2 || field(sum, "repeated") != 4.0 || field(sum, "first_event") != first.GetUid() {
+		t.Errorf("events = %v, want one, and one that counts four more", w.events.all)
+	}
+}
+
 func TestRejectedEventSaysWhy(t *testing.T) {
 	w := start(t, nil)
 	bob := w.person(t, "bob", []string{w.login}, []string{"nobody"}, nil)

@@ -52,12 +52,13 @@ type Config struct {
 
 // Service is the SSH Service.
 type Service struct {
-	cfg     Config
-	server  *sshd.Server
-	labels  *labels
-	hosts   hostFiles
-	book    *loginBook
-	metrics *metrics
+	cfg      Config
+	server   *sshd.Server
+	labels   *labels
+	hosts    hostFiles
+	book     *loginBook
+	metrics  *metrics
+	refusals *refusals
 
 	mu      sync.Mutex
 	stopped bool
@@ -85,7 +86,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, cancels: map[int]context.CancelFunc{}}
+	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}}
 	s.server, err = sshd.New(sshd.Config{
 		HostSigners:  s.hostSigners,
 		Authenticate: s.authenticate,
@@ -121,6 +122,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	defer work.Wait()
 	defer cancel()
 	work.Go(func() { s.labels.run(ctx, func() { s.cfg.Announce(s.self()) }) })
+	work.Go(func() { s.reportRefusals(ctx) })
 	ready()
 	if s.cfg.Listener == nil {
 		<-ctx.Done()

@@ -94,7 +94,7 @@ func (s *Service) reject(ctx context.Context, r *record, err error) error {
 		reason = hidden.reason
 	}
 	e := r.event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
-	return s.refuse(ctx, e, err.Error(), reason)
+	return s.refuse(ctx, e, r.id, err.Error(), reason)
 }
 
 // say tells the user on the error output.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -143,9 +142,9 @@ func (h *sftpServer) Filecmd(req *sftp.Request) error {
 	case "Remove":
 		return h.files.unlink(req.Filepath)
 	case "Link":
-		return h.files.call(func() error { return os.Link(req.Filepath, req.Target) })
+		return h.files.hardlink(req.Filepath, req.Target)
 	case "Symlink":
-		return h.files.call(func() error { return os.Symlink(req.Filepath, req.Target) })
+		return h.files.symlink(req.Filepath, req.Target)
 	}
 	return sftp.ErrSSHFxOpUnsupported
 }
@@ -161,27 +160,25 @@ func (h *sftpServer) setstat(req *sftp.Request) error {
 	if attrs == nil {
 		return sftp.ErrSSHFxBadMessage
 	}
-	return h.files.call(func() error {
-		if which.Size {
-			if err := os.Truncate(req.Filepath, int64(attrs.Size)); err != nil {
-				return err
-			}
+	if which.Size {
+		if err := h.files.truncate(req.Filepath, int64(attrs.Size)); err != nil {
+			return err
 		}
-		if which.UidGid {
-			if err := os.Chown(req.Filepath, int(int32(attrs.UID)), int(int32(attrs.GID))); err != nil {
-				return err
-			}
+	}
+	if which.UidGid {
+		if err := h.files.chown(req.Filepath, int(int32(attrs.UID)), int(int32(attrs.GID))); err != nil {
+			return err
 		}
-		if which.Permissions {
-			if err := unix.Chmod(req.Filepath, attrs.Mode&0o7777); err != nil {
-				return &fs.PathError{Op: "chmod", Path: req.Filepath, Err: err}
-			}
+	}
+	if which.Permissions {
+		if err := h.files.chmod(req.Filepath, attrs.Mode&0o7777); err != nil {
+			return err
 		}
-		if which.Acmodtime {
-			return os.Chtimes(req.Filepath, time.Unix(int64(attrs.Atime), 0), time.Unix(int64(attrs.Mtime), 0))
-		}
-		return nil
-	})
+	}
+	if which.Acmodtime {
+		return h.files.chtimes(req.Filepath, time.Unix(int64(attrs.Atime), 0), time.Unix(int64(attrs.Mtime), 0))
+	}
+	return nil
 }
 
 // StatVFS describes the file system of a path.

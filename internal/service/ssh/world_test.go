@@ -123,6 +123,7 @@ type world struct {
 	addr   string
 	dir    string
 	login  string
+	stop   func()
 }
 
 func must[T any](v T, err error) T {
@@ -179,12 +180,13 @@ func start(t testing.TB, change func(*ssh.Config)) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- w.svc.Run(ctx, func() { close(ready) }) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
 	})
+	t.Cleanup(w.stop)
 	select {
 	case <-ready:
 	case err := <-done:
