@@ -24,6 +24,8 @@ type buffered struct {
 
 	// ahead is what was read but not asked for yet; only Read uses it.
 	ahead []byte
+	// greeted is what was sent already and will be written once more.
+	greeted []byte
 
 	mu sync.Mutex
 	// changed is signalled when a write below returned.
@@ -77,6 +79,19 @@ func (b *buffered) Read(p []byte) (int, error) {
 func (b *buffered) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.greeted != nil {
+		rest, err := b.passGreeted(p)
+		if err != nil || len(rest) == 0 {
+			return len(p), err
+		}
+		n, err := b.writeBehindLocked(rest)
+		return len(p) - len(rest) + n, err
+	}
+	return b.writeBehindLocked(p)
+}
+
+// writeBehindLocked is Write with the mutex held, which it gives up while it waits.
+func (b *buffered) writeBehindLocked(p []byte) (int, error) {
 	for len(b.waiting) > writeBehind && b.err == nil && !b.closed {
 		b.changed.Wait()
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/cpu"
 
 	"teleport/internal/sshd"
 )
@@ -236,6 +237,67 @@ func TestWeakAlgorithmsAreRefused(t *testing.T) {
 		}
 		_ = c.Close()
 	}
+}
+
+// AES-GCM wins with a client that puts ChaCha20 first, and one that has only the
+// latter gets it.
+func TestCipherChoice(t *testing.T) {
+	w := start(t, nil)
+	fast := cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM
+	for want, args := range map[string][]string{
+		"aes128-gcm@openssh.com":        nil,
+		"aes256-gcm@openssh.com":        {"-o", "Ciphers=chacha20-poly1305@openssh.com,aes256-gcm@openssh.com"},
+		"chacha20-poly1305@openssh.com": {"-o", "Ciphers=chacha20-poly1305@openssh.com"},
+		"aes256-ctr":                    {"-o", "Ciphers=aes256-ctr"},
+	} {
+		cmd := w.openssh("true")
+		cmd.Args = append(append([]string{"ssh", "-v"}, args...), cmd.Args[1:]...)
+		out, err := cmd.CombinedOutput()
+		if !fast && strings.Contains(want, "gcm") {
+			want = "chacha20-poly1305@openssh.com"
+		}
+		if err != nil || !strings.Contains(string(out), "server->client cipher: "+want) {
+			t.Errorf("ssh %v did not choose %s: %v: %s", args, want, err, out)
+		}
+	}
+}
+
+// A client whose offer comes late, in pieces or together with more is served too.
+func TestSlowClient(t *testing.T) {
+	w := start(t, nil)
+	for name, pause := range map[string]time.Duration{"late": 30 * time.Millisecond, "in_pieces": time.Millisecond} {
+		nc := &slow{Conn: silent(t, w), pause: pause, size: map[string]int{"late": 1 << 16, "in_pieces": 100}[name]}
+		conn, chans, reqs, err := ssh.NewClientConn(nc, w.addr, &ssh.ClientConfig{
+			User: "alice", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if out, err := run(t, ssh.NewClient(conn, chans, reqs), "echo fine"); err != nil || out != "fine\n" {
+			t.Errorf("%s: session = %q, %v", name, out, err)
+		}
+	}
+}
+
+// slow writes in pieces with a pause before each.
+type slow struct {
+	net.Conn
+	pause time.Duration
+	size  int
+}
+
+func (s *slow) Write(p []byte) (int, error) {
+	done := 0
+	for done < len(p) {
+		<-time.After(s.pause)
+		n, err := s.Conn.Write(p[done:min(len(p), done+s.size)])
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
 }
 
 func TestUnknownCriticalOptionIsRefused(t *testing.T) {

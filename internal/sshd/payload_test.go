@@ -118,6 +118,38 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
+// greeting is a client's identification and key exchange offer.
+func greeting(ciphers ...string) []byte {
+	payload := append([]byte{20}, make([]byte, 16)...)
+	for _, list := range append([]string{"kex", "hostkey"}, ciphers...) {
+		payload = append(payload, ssh.Marshal(struct{ L string }{list})...)
+	}
+	packet := append([]byte{0, 0, 0, byte(len(payload) + 5), 4}, payload...)
+	return append([]byte("SSH-2.0-Test\r\n"), append(packet, 0, 0, 0, 0)...)
+}
+
+func TestOfferedCiphers(t *testing.T) {
+	whole := greeting("a,b", "c")
+	if got := offeredCiphers(whole); len(got) != 2 || len(got[0]) != 2 || got[0][1] != "b" || got[1][0] != "c" {
+		t.Errorf("offeredCiphers = %v, want [[a b] [c]]", got)
+	}
+	for n := range whole {
+		if got := offeredCiphers(whole[:n]); got != nil {
+			t.Errorf("offeredCiphers of the first %d bytes = %v, want none", n, got)
+		}
+	}
+}
+
+func FuzzGreeting(f *testing.F) {
+	f.Add(greeting("a,b", "c"))
+	f.Add([]byte("SSH-2.0-x\n\x00\x00\x00\x02\x01\x14"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got := offeredCiphers(b); got != nil && len(got) != 2 {
+			t.Errorf("offeredCiphers = %v", got)
+		}
+	})
+}
+
 func FuzzPayloads(f *testing.F) {
 	f.Add(pty("xterm", 80, 24, "\x35\x00\x00\x00\x01\x00"))
 	f.Add(ssh.Marshal(struct{ Name, Value string }{"LC_ALL", "C"}))

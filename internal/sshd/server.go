@@ -181,6 +181,11 @@ func (s *Server) handshake(ctx context.Context, nc *buffered) (*Conn, <-chan ssh
 	for _, k := range s.cfg.HostSigners() {
 		cfg.AddHostKey(k)
 	}
+	if err := preferGCM(nc, cfg.ServerVersion, &cfg.Config); err != nil {
+		stop()
+		_ = nc.abort()
+		return nil, nil, nil, fmt.Errorf("send the identification: %w", err)
+	}
 	sc, chans, reqs, err := ssh.NewServerConn(nc, cfg)
 	if err == nil && !stop() {
 		_ = sc.Close()
