@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ func joinAgents(ctx context.Context, proxy string, by cluster.Invitation, n int)
 			name := fmt.Sprintf("light-%d", i)
 			st, err := join.Join(ctx, join.Params{
 				Addr: proxy, Secret: by.Token, Roles: []types.SystemRole{types.RoleNode}, Hostname: name, Pins: []string{by.Pin},
+				Dial: fromAnywhere,
 			})
 			if err != nil {
 				return err
@@ -55,6 +57,13 @@ func joinAgents(ctx context.Context, proxy string, by cluster.Invitation, n int)
 		})
 	}
 	return out, g.Wait()
+}
+
+// fromAnywhere dials from an address that is chosen anew each time, as machines do:
+// the Proxy bounds what one address may ask for.
+func fromAnywhere(ctx context.Context, network, addr string) (net.Conn, error) {
+	from := &net.TCPAddr{IP: net.IPv4(127, byte(1+rand.N(250)), byte(rand.N(256)), byte(1+rand.N(250)))}
+	return (&net.Dialer{LocalAddr: from, Timeout: 10 * time.Second}).DialContext(ctx, network, addr)
 }
 
 // quiet is the log of the agents: what fails is seen by its effect.
@@ -68,6 +77,7 @@ func (a *lightAgent) tunnel(ctx context.Context, onState func(bool)) error {
 		Signer:  func() ssh.Signer { return a.holder.SSHSigner("") },
 		HostKey: func() ssh.HostKeyCallback { return a.checkProxy },
 		Handle:  func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) { _ = conn.Close() },
+		Dial:    fromAnywhere,
 		Log:     quiet(),
 	}, onState)
 }
@@ -86,7 +96,7 @@ func (a *lightAgent) checkProxy(_ string, _ net.Addr, key ssh.PublicKey) error {
 func (a *lightAgent) control(ctx context.Context, onState func(error)) error {
 	config := ca.ClientTLS(func() *tls.Certificate { return a.holder.Certificate("") }, a.holder.Trust, types.RoleAuth)
 	config.NextProtos = []string{mux.ALPNAuthPrefix + a.holder.State().Cluster, "h2"}
-	conn, err := rpc.NewConn(rpc.DialConfig{Addr: a.proxy, TLS: config})
+	conn, err := rpc.NewConn(rpc.DialConfig{Addr: a.proxy, TLS: config, Dial: fromAnywhere})
 	if err != nil {
 		return err
 	}

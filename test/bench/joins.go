@@ -35,7 +35,7 @@ func joins(ctx context.Context, b *bench) error {
 	}{{"direct to Auth", true, 1, true}, {"direct to Auth", true, 8, true}, {"direct to Auth", true, 64, true}, {"through the Proxy", false, 8, false}} {
 		params := join.Params{
 			Addr: b.world.ProxyAddr, Direct: way.direct, Secret: by.Token, Roles: []types.SystemRole{types.RoleNode},
-			Hostname: "joiner", Pins: []string{by.Pin},
+			Hostname: "joiner", Pins: []string{by.Pin}, Dial: fromAnywhere,
 		}
 		if way.direct {
 			params.Addr = b.world.AuthAddr

@@ -81,6 +81,17 @@ type command struct {
 	stdout io.Writer
 }
 
+// plain runs a command without a meter, whose start would count where many run at
+// once.
+func plain(ctx context.Context, c command) error {
+	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
+	cmd.Env = append(os.Environ(), c.env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%q: %w: %s", c.args, err, out)
+	}
+	return nil
+}
+
 // measure runs a command under a meter.
 func measure(ctx context.Context, c command) (reading, error) {
 	var r reading
