@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -141,21 +142,43 @@ func flat(e *auditv1.Event) map[string]any {
 	return out
 }
 
-// details writes the fields of an event, without the user, as name=value.
+// noise are fields that the table leaves out; --format=json has them.
+func noise() []string {
+	return []string{
+		"user", "addr.local", "enhanced_recording", "initial_command", "interactive", "namespace", "participants", "proto",
+		"server_id", "server_labels", "session_recording", "session_start", "session_stop",
+	}
+}
+
+// maxDetails is where the table cuts details off.
+const maxDetails = 120
+
+// details writes the telling fields of an event as name=value.
 func details(fields map[string]*structpb.Value) string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		if name == "user" {
+		if slices.Contains(noise(), name) {
 			continue
 		}
-		text := fmt.Sprint(fields[name].AsInterface())
-		if s, ok := fields[name].GetKind().(*structpb.Value_StringValue); ok {
-			text = s.StringValue
-		}
+		text := fieldText(fields[name])
 		if strings.ContainsAny(text, " \"") || text == "" {
 			text = fmt.Sprintf("%q", text)
 		}
 		parts = append(parts, name+"="+text)
 	}
-	return strings.Join(parts, " ")
+	line := []rune(strings.Join(parts, " "))
+	if len(line) > maxDetails {
+		return string(line[:maxDetails]) + "..."
+	}
+	return string(line)
+}
+
+func fieldText(v *structpb.Value) string {
+	switch k := v.GetKind().(type) {
+	case *structpb.Value_StringValue:
+		return k.StringValue
+	case *structpb.Value_NumberValue:
+		return strconv.FormatFloat(k.NumberValue, 'f', -1, 64)
+	}
+	return fmt.Sprint(v.AsInterface())
 }

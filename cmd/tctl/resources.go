@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -330,7 +331,8 @@ func runListKinds(a *app, format string) error {
 		if r.Writable {
 			commands = "create, get, edit, rm"
 		}
-		table.Row(r.Kind, strings.Join(append([]string{r.Plural}, r.Aliases...), ", "), commands)
+		also := slices.DeleteFunc(append([]string{r.Plural}, r.Aliases...), func(s string) bool { return s == r.Kind })
+		table.Row(r.Kind, strings.Join(also, ", "), commands)
 	}
 	return table.Write(a.Out)
 }

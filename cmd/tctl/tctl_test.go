@@ -176,14 +176,16 @@ func TestAuditLs(t *testing.T) {
 			Event: typ, Code: code, Time: timestamppb.New(now().Add(-age)), Uid: "u-" + code, ClusterName: clienttest.Name, Fields: packed,
 		})
 	}
-	event("session.start", "T2000I", time.Minute, map[string]any{"user": "alice", "login": "root", "server_hostname": "web-1"})
+	event("session.start", "T2000I", time.Minute, map[string]any{
+		"user": "alice", "login": "root", "server_hostname": "web-1", "namespace": "default", "command": strings.Repeat("x", 200),
+	})
 	event("user.login", "T1000W", time.Hour, map[string]any{"user": "ev\x1bil", "success": false, "error": "wrong password"})
-	event("instance.join", "TJ002I", 2*time.Hour, map[string]any{"host_id": "x"})
+	event("instance.join", "TJ002I", 2*time.Hour, map[string]any{"host_id": "x", "rx": 20000021, "proto": "ssh"})
 	want := `Time (UTC)          Type          Code   User     Details
-------------------- ------------- ------ -------- ------------------------------------
-2023-03-30 18:11:52 session.start T2000I alice    login=root server_hostname=web-1
+------------------- ------------- ------ -------- ` + strings.Repeat("-", 123) + `
+2023-03-30 18:11:52 session.start T2000I alice    command=` + strings.Repeat("x", 112) + `...
 2023-03-30 17:12:52 user.login    T1000W ev\x1bil error="wrong password" success=false
-2023-03-30 16:12:52 instance.join TJ002I          host_id=x
+2023-03-30 16:12:52 instance.join TJ002I          host_id=x rx=20000021
 `
 	if diff := cmp.Diff(want, ok(t, "", "audit", "ls")); diff != "" {
 		t.Error(diff)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 	"unicode/utf8"
 
@@ -150,7 +151,11 @@ func logIn(ctx context.Context, ask *screen.Prompter, proxy *client.Proxy, reque
 	if request.Code, err = ask.Ask(ctx, "Enter the code of your authenticator app"); err != nil {
 		return nil, err
 	}
-	return proxy.Login(ctx, request)
+	creds, err := proxy.Login(ctx, request)
+	if errors.Is(err, fault.ErrUnauthenticated) {
+		return nil, fmt.Errorf("%w; a code works once: wait for the next one if it was just used", err)
+	}
+	return creds, err
 }
 
 // redeem leads through an invitation.
