@@ -22,7 +22,7 @@ const (
 	DefaultKeepAlive        = 5 * time.Minute
 	DefaultKeepAliveMax     = 3
 	DefaultMaxPending       = 256
-	DefaultMaxSessions      = 64
+	DefaultMaxSessions      = 32
 	DefaultKillAfter        = 5 * time.Second
 	DefaultDrain            = 5 * time.Second
 )

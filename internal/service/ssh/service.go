@@ -130,6 +130,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	}
 	//nolint:contextcheck // the listener ends when it is closed, and Serve closes it when ctx ends
 	ln := mux.RelayedListener(sshd.QuickAck(s.cfg.Listener), mux.PurposeNode, s.verifyProxy, s.cfg.Now)
+	defer func() { _ = ln.Close() }()
 	return s.server.Serve(ctx, ln)
 }
 
