@@ -43,7 +43,7 @@ func main() {
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	understood := false
-	root := a.newRoot()
+	root := a.newRoot() //nolint:contextcheck // commands get theirs from cobra
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

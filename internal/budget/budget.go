@@ -48,10 +48,10 @@ func (s *Sources) Allow(key string, now time.Time) bool {
 		s.entries[key] = e
 	}
 	if s.order.Len() > s.limit {
-		oldest := s.order.Remove(s.order.Back()).(*source) //nolint:errcheck // the list holds nothing else
+		oldest := s.order.Remove(s.order.Back()).(*source)
 		delete(s.entries, oldest.key)
 	}
-	return e.Value.(*source).limiter.AllowN(now, 1) //nolint:errcheck // the list holds nothing else
+	return e.Value.(*source).limiter.AllowN(now, 1)
 }
 
 // Len returns how many sources are remembered.

@@ -30,8 +30,7 @@ func ClientTLS(cert func() *tls.Certificate, trust func() *Trust, role types.Sys
 		if err != nil {
 			return err
 		}
-		_, err = t.verifyServer(cs, role, time.Now())
-		return err
+		return t.verifyServer(cs, role, time.Now())
 	}
 	return c
 }
@@ -128,12 +127,12 @@ func current(trust func() *Trust) (*Trust, error) {
 }
 
 // verifyServer checks that the peer is the service role of the cluster.
-func (t *Trust) verifyServer(cs tls.ConnectionState, role types.SystemRole, now time.Time) (*identity.Identity, error) {
+func (t *Trust) verifyServer(cs tls.ConnectionState, role types.SystemRole, now time.Time) error {
 	id, err := t.VerifyTLS(cs.PeerCertificates, now)
 	if err != nil {
-		return nil, fmt.Errorf("verify the %s service of cluster %q: %w", role, t.cluster, err)
+		return fmt.Errorf("verify the %s service of cluster %q: %w", role, t.cluster, err)
 	}
-	return id, checkService(cs.PeerCertificates[0], id, role)
+	return checkService(cs.PeerCertificates[0], id, role)
 }
 
 // checkService holds the certificate of a server against the role wanted: by what
@@ -174,7 +173,7 @@ func verifyPinned(cs tls.ConnectionState, pins []string, role types.SystemRole, 
 		if !slices.Contains(pins, pin) {
 			continue
 		}
-		_, err := trustOne(c).verifyServer(cs, role, now)
+		err := trustOne(c).verifyServer(cs, role, now)
 		if err == nil {
 			return nil
 		}

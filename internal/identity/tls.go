@@ -80,8 +80,8 @@ func (id *Identity) subject() pkix.Name {
 	return name
 }
 
-// sameSubject compares common name and organizations, and lets got have nothing
-// else. DER sorts a set, so the order of organizations says nothing.
+// sameSubject compares common name and the O attributes, and lets got have nothing
+// else. DER sorts a set, so the order of the O attributes says nothing.
 func sameSubject(got, want pkix.Name) bool {
 	if got.CommonName != want.CommonName || len(got.Names) != 1+len(want.Organization) {
 		return false

@@ -2,10 +2,10 @@ package process
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"time"
 
+	"teleport/internal/retry"
 	"teleport/internal/types"
 )
 
@@ -44,10 +44,4 @@ func (p *process) untilRenewal() time.Duration {
 }
 
 // jitter spreads d over 90 to 110 per cent of it.
-func jitter(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	spread := int64(d / 5)
-	return d - d/10 + time.Duration(rand.Int64N(spread+1)) //nolint:gosec // spreads load, guards nothing
-}
+func jitter(d time.Duration) time.Duration { return d - d/10 + retry.Jitter(d/5) }

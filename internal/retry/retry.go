@@ -11,8 +11,8 @@ import (
 
 // Defaults of a Backoff whose fields are zero.
 const (
-	DefaultMin = 200 * time.Millisecond
-	DefaultMax = time.Minute
+	DefaultShortest = 200 * time.Millisecond
+	DefaultLongest  = time.Minute
 )
 
 // Backoff is a sequence of waits with decorrelated jitter: each is drawn between
@@ -29,10 +29,10 @@ type Backoff struct {
 func (b *Backoff) Next() time.Duration {
 	low, high := b.Min, b.Max
 	if low <= 0 {
-		low = DefaultMin
+		low = DefaultShortest
 	}
 	if high <= 0 {
-		high = DefaultMax
+		high = DefaultLongest
 	}
 	high = max(high, low)
 	if b.prev == 0 {
@@ -58,7 +58,7 @@ func Jitter(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
-	return rand.N(d + 1)
+	return rand.N(d + 1) //nolint:gosec // spreads load, guards nothing
 }
 
 // Sleep waits for d, or until ctx ends and then returns its cause.

@@ -50,8 +50,8 @@ func TestBackoffGrowsAndResets(t *testing.T) {
 func TestBackoffZeroValue(t *testing.T) {
 	var b retry.Backoff
 	for range 1000 {
-		if got := b.Next(); got <= 0 || got > retry.DefaultMax {
-			t.Fatalf("Next() = %v, want within (0, %v]", got, retry.DefaultMax)
+		if got := b.Next(); got <= 0 || got > retry.DefaultLongest {
+			t.Fatalf("Next() = %v, want within (0, %v]", got, retry.DefaultLongest)
 		}
 	}
 }

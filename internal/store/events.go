@@ -86,7 +86,7 @@ func (s *Store) SearchEvents(ctx context.Context, q EventQuery) ([]*auditv1.Even
 				bytes += len(it.Value)
 			}
 			full := len(out) == q.Limit || bytes > pageBytes
-			if last := i == len(items)-1; full && !(last && len(items) < size) {
+			if last := i == len(items)-1; full && (!last || len(items) == size) {
 				return out, newPageToken(it.Key), nil
 			}
 		}

@@ -59,7 +59,7 @@ func (e *fileProblems) Error() string {
 			lines = append(lines, fmt.Sprintf("%s: and %d more", e.file, len(e.list)-i))
 			break
 		}
-		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", e.file, p.at.line, p.at.column, p.Problem.Error()))
+		lines = append(lines, fmt.Sprintf("%s:%d:%d: %s", e.file, p.at.line, p.at.column, p.Error()))
 	}
 	return strings.Join(lines, "\n")
 }

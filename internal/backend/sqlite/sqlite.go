@@ -81,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err := b.openDatabase(ctx, dirty); err != nil {
 		return nil, errors.Join(b.explain(err), b.release())
 	}
-	go b.writer.run()
+	go b.writer.run() //nolint:gosec,contextcheck // it lives until Close, not until ctx ends
 	go b.sweepLoop()
 	return b, nil
 }
