@@ -171,10 +171,10 @@ func (a *app) localSocket() (socket string, unusable, err error) {
 	if path == "" {
 		path = config.DefaultPath
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && !explicit {
+	if !explicit && !exists(path) {
 		socket := filepath.Join(config.DefaultDataDir, socketName)
-		if _, err := os.Stat(socket); err != nil {
-			return "", nil, nil
+		if !exists(socket) {
+			socket = ""
 		}
 		return socket, nil, nil
 	}
@@ -190,6 +190,12 @@ func (a *app) localSocket() (socket string, unusable, err error) {
 		return "", nil, err
 	}
 	return "", err, nil
+}
+
+// exists reports whether there is something at path, even if it may not be read.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // socketName is the Auth Service's socket in its data directory.

@@ -101,7 +101,7 @@ func (a *app) openEditor(ctx context.Context, path string) error {
 	if len(words) == 0 {
 		words = []string{"vi"}
 	}
-	cmd := exec.CommandContext(ctx, words[0], append(words[1:], path)...) //nolint:gosec // the user's own editor
+	cmd := exec.CommandContext(ctx, words[0], append(words[1:], path)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.In, a.Out, a.Err
 	if err := cmd.Run(); err != nil {
 		return fault.Invalid("editor %q: %w", words[0], err)

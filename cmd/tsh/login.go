@@ -123,8 +123,8 @@ func (a *app) whoLogsIn(ctx context.Context, home *client.Home, cfg *client.Prox
 	if !known || user != profile.User || o.out != "" || o.force || a.ttl != 0 {
 		return user, false, nil
 	}
-	creds, err := home.Credentials(ctx, profile)
-	if err != nil || creds.Check(a.now()) != nil {
+	creds := a.goodCredentials(ctx, home, profile)
+	if creds == nil {
 		return user, false, nil
 	}
 	_, _ = a.Err.Write([]byte("Already logged in; use --force for new certificates.\n"))
@@ -133,6 +133,14 @@ func (a *app) whoLogsIn(ctx context.Context, home *client.Home, cfg *client.Prox
 		return "", false, err
 	}
 	return user, true, a.printStatus(profile, creds)
+}
+
+// goodCredentials returns those of the profile if they can be used, otherwise nil.
+func (a *app) goodCredentials(ctx context.Context, home *client.Home, p client.Profile) *client.Credentials {
+	if creds, err := home.Credentials(ctx, p); err == nil && creds.Check(a.now()) == nil {
+		return creds
+	}
+	return nil
 }
 
 func newKeys(o loginOptions) (client.Keys, error) {

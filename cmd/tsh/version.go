@@ -8,6 +8,7 @@ import (
 
 	"teleport/internal/client"
 	"teleport/internal/client/screen"
+	"teleport/internal/fault"
 	"teleport/internal/version"
 )
 
@@ -32,8 +33,11 @@ func runVersion(ctx context.Context, a *app, only bool) error {
 		return err
 	}
 	profile, err := home.Find(a.proxyAddr(), "")
+	if fault.Code(err) == client.CodeNotLoggedIn {
+		return nil // there is nothing to add
+	}
 	if err != nil {
-		return nil // not logged in: there is nothing to add
+		return err
 	}
 	proxy, err := client.ConnectProxy(ctx, client.ProxyConfig{
 		Addr: profile.Proxy, Known: home.Pins(profile.Proxy), Insecure: a.insecure, Log: screen.Logger(a.debug, a.Err),

@@ -113,7 +113,7 @@ func (h *Home) Paths(p Profile) Paths {
 // values mean the current profile and its user. Without one the error is
 // ErrNotFound with CodeNotLoggedIn.
 func (h *Home) Find(proxy, user string) (Profile, error) {
-	host := proxy
+	var host string
 	if proxy == "" {
 		name, err := readFile(filepath.Join(h.dir, currentFile))
 		if errors.Is(err, fs.ErrNotExist) {

@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -40,6 +39,13 @@ const (
 	proxyID  = "1f58429134c4-proxy"
 )
 
+// TB is what is needed of a test.
+type TB interface {
+	Helper()
+	Fatal(args ...any)
+	Cleanup(f func())
+}
+
 // Cluster is a running fake.
 type Cluster struct {
 	// Addr is the host:port of its one port.
@@ -60,12 +66,12 @@ type Cluster struct {
 	// HostName, if set, is the name that the Proxy answers a DialRequest with.
 	HostName string
 
-	t     testing.TB
+	t     TB
 	proxy *tls.Certificate
 }
 
 // Start runs a cluster until the test ends.
-func Start(t testing.TB) *Cluster {
+func Start(t TB) *Cluster {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -78,7 +84,7 @@ func Start(t testing.TB) *Cluster {
 }
 
 // New makes a cluster that signs but does not run.
-func New(t testing.TB) *Cluster {
+func New(t TB) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t}
 	var cas []*typesv1.CertAuthority

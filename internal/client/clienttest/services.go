@@ -54,13 +54,17 @@ func (l *Login) Login(_ context.Context, req *loginv1.LoginRequest) (*loginv1.Lo
 	return &loginv1.LoginResponse{Certificates: l.certificates(req.GetKeys(), req.GetTtl().AsDuration())}, nil
 }
 
+// TOTPKey is the second factor that invitations offer; the code is Login.Code all
+// the same.
+const TOTPKey = "JBSWY3DPEHPK3PXP"
+
 // GetInvitation knows one invitation.
 func (l *Login) GetInvitation(_ context.Context, req *loginv1.GetInvitationRequest) (*loginv1.GetInvitationResponse, error) {
 	if req.GetToken() != l.Invite || l.Invite == "" {
 		return nil, fault.NotFound("this invitation was used or has expired")
 	}
 	return &loginv1.GetInvitationResponse{
-		User: l.User, TotpSecret: "JBSWY3DPEHPK3PXP", TotpUrl: "otpauth://totp/" + l.User + "?secret=JBSWY3DPEHPK3PXP", ClusterName: Name,
+		User: l.User, TotpSecret: TOTPKey, TotpUrl: "otpauth://totp/" + l.User + "?secret=" + TOTPKey, ClusterName: Name,
 	}, nil
 }
 
