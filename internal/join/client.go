@@ -98,7 +98,10 @@ func Join(ctx context.Context, p Params) (*state.State, error) {
 	}
 	answer, err := x.answer(resp.GetQuestion())
 	if err != nil {
-		_ = stream.Send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_GivingUp{GivingUp: &joinv1.GivingUp{Reason: err.Error()}}})
+		giveUp := &joinv1.GivingUp{Reason: err.Error(), Code: fault.Code(err)}
+		if stream.Send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_GivingUp{GivingUp: giveUp}}) == nil {
+			_, _ = stream.Recv() // it has arrived
+		}
 		return nil, err
 	}
 	if err := send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Answer{Answer: answer}}); err != nil {
@@ -207,6 +210,10 @@ func (x *exchange) answer(q *joinv1.Question) (*joinv1.Answer, error) {
 	if cur := x.params.Current; cur != nil && cur.State().Cluster != q.GetClusterName() {
 		return nil, fault.New(fault.ErrDenied, "the data directory holds an identity of cluster %q, and %s belongs to cluster %q: correct the address, or delete the data directory to move this machine",
 			cur.State().Cluster, x.params.Addr, q.GetClusterName()).WithCode(CodeWrongCluster)
+	}
+	if pins, err := ca.ParsePins(q.GetCaPins()); err == nil && len(pins) > 0 && len(x.params.Pins) > 0 &&
+		!slices.ContainsFunc(pins, func(pin string) bool { return slices.Contains(x.params.Pins, pin) }) {
+		return nil, wrongPin(x.params.Addr, x.params.Pins, pins)
 	}
 	x.cluster = q.GetClusterName()
 	x.t = transcript(x.init, q)

@@ -148,6 +148,7 @@ func (s *Server) grant(instance *typesv1.Instance, tlsKey, sshKey []byte) (*join
 		Certificates: out,
 		Authorities:  s.cfg.Trust().Authorities(),
 		Generation:   host.Generation,
+		Labels:       instance.GetSpec().GetLabels(),
 	}, nil
 }
 

@@ -162,6 +162,9 @@ func TestJoin(t *testing.T) {
 	if id.Host.ID != st.HostID || !id.Host.Has(types.RoleNode) || id.Host.Service != "" || id.Host.Generation != 1 {
 		t.Errorf("process certificate says %+v", id.Host)
 	}
+	if holder.Labels()["team"] != "db" {
+		t.Errorf("labels = %v, want the token's", holder.Labels())
+	}
 	if c := holder.Certificate(types.RoleNode); c == nil {
 		t.Error("no certificate for the Node service")
 	}
@@ -228,7 +231,7 @@ func TestRefusals(t *testing.T) {
 		{name: "clock_ahead", edit: func(_ *fixture, p *join.Params) {
 			p.Now = func() time.Time { return time.Now().Add(10 * time.Minute) }
 		}, code: join.CodeClockSkew, says: "ahead of"},
-		{name: "wrong_pin", edit: func(_ *fixture, p *join.Params) { p.Pins = other.trust.Pins() }, code: join.CodeWrongPin, says: "teleport.ca_pin expects " + other.trust.Pins()[0], unheard: true},
+		{name: "wrong_pin", edit: func(_ *fixture, p *join.Params) { p.Pins = other.trust.Pins() }, code: join.CodeWrongPin, says: "teleport.ca_pin expects " + other.trust.Pins()[0]},
 		{name: "no_pin", edit: func(_ *fixture, p *join.Params) { p.Pins = nil }, code: join.CodeNoTrust, says: "ca_pin", unheard: true},
 		{name: "untrusted_proxy", edit: func(_ *fixture, p *join.Params) { p.Pins, p.Direct = nil, false }, code: join.CodeNoTrust, says: "does not trust the certificate", unheard: true},
 		{name: "host_name_of_cluster", edit: func(_ *fixture, p *join.Params) { p.Hostname = clusterName }, code: join.CodeNameReserved, says: "name of the cluster"},
@@ -257,6 +260,9 @@ func TestRefusals(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), secret) {
 				t.Errorf("the refusal has the secret: %q", err)
+			}
+			if got := len(f.events(audit.InstanceJoin)); got != 1 {
+				t.Errorf("%d hosts joined, want only Auth's own: a refusal leaves nothing behind", got)
 			}
 			events := f.events(audit.InstanceJoinFailure)
 			if tt.unheard {
@@ -305,9 +311,10 @@ func TestMaxUsesUnderRace(t *testing.T) {
 // hostile is a relay between machine and Auth that changes what passes.
 type hostile struct {
 	joinv1.UnimplementedJoinServiceServer
-	f        *fixture
-	onInit   func(*joinv1.Init)
-	onResult func(*joinv1.Result)
+	f          *fixture
+	onInit     func(*joinv1.Init)
+	onQuestion func(*joinv1.Question)
+	onResult   func(*joinv1.Result)
 }
 
 func (h *hostile) Join(down grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.JoinResponse]) error {
@@ -335,6 +342,9 @@ func (h *hostile) Join(down grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.
 		if err != nil {
 			return err
 		}
+		if resp.GetQuestion() != nil && h.onQuestion != nil {
+			h.onQuestion(resp.GetQuestion())
+		}
 		if resp.GetResult() != nil && h.onResult != nil {
 			h.onResult(resp.GetResult())
 		}
@@ -350,10 +360,13 @@ func (h *hostile) Join(down grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.
 func TestHostileRelay(t *testing.T) {
 	stolen, err := join.NewKeyPair()
 	check(t, err)
+	otherPins := newFixture(t).trust.Pins()
 	tests := []struct {
 		name  string
 		relay hostile
-		code  string
+		// pins of the machine, if not those of the cluster.
+		pins []string
+		code string
 	}{
 		{name: "passes_on", relay: hostile{}},
 		{name: "swaps_the_tls_key", relay: hostile{onInit: func(i *joinv1.Init) { i.TlsPublicKey = stolen.TLSPublic }}, code: join.CodeTokenProof},
@@ -367,6 +380,8 @@ func TestHostileRelay(t *testing.T) {
 			r.Grant, err = proto.Marshal(grant)
 			check(t, err)
 		}}, code: join.CodeServerUntrusted},
+		{name: "hides_the_pins", relay: hostile{onQuestion: func(q *joinv1.Question) { q.CaPins = nil }}, pins: otherPins, code: join.CodeWrongPin},
+		{name: "forges_the_pins", relay: hostile{onQuestion: func(q *joinv1.Question) { q.CaPins = otherPins }}, pins: otherPins, code: join.CodeWrongPin},
 		{name: "changes_the_signature", relay: hostile{onResult: func(r *joinv1.Result) { r.Signature[8] ^= 1 }}, code: join.CodeServerUntrusted},
 	}
 	for _, tt := range tests {
@@ -386,7 +401,12 @@ func TestHostileRelay(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			go func() { _ = srv.Serve(ctx, ln) }()
-			_, err = join.Join(context.Background(), f.params(func(p *join.Params) { p.Addr, p.Direct = ln.Addr().String(), false }))
+			_, err = join.Join(context.Background(), f.params(func(p *join.Params) {
+				p.Addr, p.Direct = ln.Addr().String(), false
+				if tt.pins != nil {
+					p.Pins = tt.pins
+				}
+			}))
 			if fault.Code(err) != tt.code || (err == nil) != (tt.code == "") {
 				t.Errorf("Join = [%s] %v, want code %q", fault.Code(err), err, tt.code)
 			}

@@ -88,6 +88,7 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 		ClusterName: s.cfg.Cluster(),
 		Nonce:       make([]byte, 32),
 		Clock:       timestamppb.New(s.cfg.Now()),
+		CaPins:      s.cfg.Trust().Pins(),
 	}
 	if _, err := rand.Read(question.Nonce); err != nil {
 		return err
@@ -102,14 +103,22 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	case err != nil:
 		return err
 	case answer.GetGivingUp() != nil:
-		s.cfg.Log.InfoContext(ctx, "machine gave up its join", "reason", clip(answer.GetGivingUp().GetReason(), 256), "addr", req.addr)
-		return nil
+		return s.refuse(ctx, req, nil, gaveUp(answer.GetGivingUp()))
 	}
 	result, token, err := s.decide(ctx, req, question, answer.GetAnswer())
 	if err != nil {
 		return s.refuse(ctx, req, token, err)
 	}
 	return stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Result{Result: result}})
+}
+
+// gaveUp is why the machine does not want to join here.
+func gaveUp(g *joinv1.GivingUp) error {
+	err := fault.New(fault.ErrDenied, "the machine gave up: %s", clip(g.GetReason(), 512))
+	if code := g.GetCode(); code == CodeWrongPin || code == CodeWrongCluster {
+		return err.WithCode(code)
+	}
+	return err
 }
 
 // decide checks the proof and the rules, in that order, and issues.

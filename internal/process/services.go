@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"time"
@@ -199,6 +200,10 @@ func (p *process) makeSSH(context.Context) (Service, error) {
 	if len(p.cfg.SSH.PublicAddrs) > 0 {
 		advertise = p.cfg.SSH.PublicAddrs[0]
 	}
+	// What the token enforces, the process's own labels do not override.
+	labels := map[string]string{}
+	maps.Copy(labels, p.cfg.SSH.Labels)
+	maps.Copy(labels, p.holder.Labels())
 	var err error
 	p.ssh, err = ssh.New(ssh.Config{
 		Holder:        p.holder,
@@ -206,7 +211,7 @@ func (p *process) makeSSH(context.Context) (Service, error) {
 		Emit:          p.emit.Emit,
 		Listener:      ln,
 		Hostname:      p.cfg.Nodename,
-		Labels:        p.cfg.SSH.Labels,
+		Labels:        labels,
 		Commands:      commands,
 		AdvertiseAddr: advertise,
 		UseTunnel:     p.viaProxy,

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type view struct {
 	state   State
 	trust   *ca.Trust
 	expires time.Time
+	labels  map[string]string
 	tls     map[types.SystemRole]*tls.Certificate
 	ssh     map[types.SystemRole]ssh.Signer
 }
@@ -137,6 +139,9 @@ func (h *Holder) SSHSigner(service types.SystemRole) ssh.Signer { return h.curre
 // Trust returns the trust of the moment.
 func (h *Holder) Trust() *ca.Trust { return h.current().trust }
 
+// Labels returns the labels that the join token enforces on this process.
+func (h *Holder) Labels() map[string]string { return maps.Clone(h.current().labels) }
+
 // HostID returns the id of this host.
 func (h *Holder) HostID() string { return h.current().state.HostID }
 
@@ -178,7 +183,7 @@ func readState(s *State) (*view, error) {
 	if trust.Cluster() != s.Cluster || grant.GetHostId() != s.HostID || grant.GetClusterName() != s.Cluster {
 		return nil, fault.Invalid("the grant is for host %q of cluster %q, expected %q of %q", grant.GetHostId(), grant.GetClusterName(), s.HostID, s.Cluster)
 	}
-	v := &view{state: *s.clone(), trust: trust, tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
+	v := &view{state: *s.clone(), trust: trust, labels: grant.GetLabels(), tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
 	process := &joinv1.ServiceCertificates{Tls: grant.GetCertificates().GetTls(), Ssh: grant.GetCertificates().GetSsh()}
 	if err := v.add("", process, tlsKey, signer); err != nil {
 		return nil, fmt.Errorf("certificate of the process: %w", err)

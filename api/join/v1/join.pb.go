@@ -404,7 +404,10 @@ type Question struct {
 	// Method-specific; empty for method token.
 	Challenge []byte `protobuf:"bytes,4,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	// Auth's clock.
-	Clock         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=clock,proto3" json:"clock,omitempty"`
+	Clock *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Pins of the cluster's host CA. Only a hint, by which a machine that expects
+	// another one gives up before anything is issued: the signed Result decides.
+	CaPins        []string `protobuf:"bytes,6,rep,name=ca_pins,json=caPins,proto3" json:"ca_pins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +473,13 @@ func (x *Question) GetChallenge() []byte {
 func (x *Question) GetClock() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Clock
+	}
+	return nil
+}
+
+func (x *Question) GetCaPins() []string {
+	if x != nil {
+		return x.CaPins
 	}
 	return nil
 }
@@ -585,13 +595,15 @@ func (x *Result) GetSignature() []byte {
 
 // Grant is the identity that was issued.
 type Grant struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	ClusterName   string                 `protobuf:"bytes,2,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
-	Roles         []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
-	Certificates  *HostCertificates      `protobuf:"bytes,4,opt,name=certificates,proto3" json:"certificates,omitempty"`
-	Authorities   []*v1.CertAuthority    `protobuf:"bytes,5,rep,name=authorities,proto3" json:"authorities,omitempty"`
-	Generation    uint64                 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	HostId       string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	ClusterName  string                 `protobuf:"bytes,2,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	Roles        []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	Certificates *HostCertificates      `protobuf:"bytes,4,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	Authorities  []*v1.CertAuthority    `protobuf:"bytes,5,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	Generation   uint64                 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Labels that the token enforces: the process's own cannot override them.
+	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +678,13 @@ func (x *Grant) GetGeneration() uint64 {
 		return x.Generation
 	}
 	return 0
+}
+
+func (x *Grant) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 // HostCertificates are a process-level pair and one pair per service, all over
@@ -796,8 +815,10 @@ func (x *ServiceCertificates) GetSsh() []byte {
 }
 
 type GivingUp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Reason code, as the audit log has it.
+	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +856,13 @@ func (*GivingUp) Descriptor() ([]byte, []int) {
 func (x *GivingUp) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *GivingUp) GetCode() string {
+	if x != nil {
+		return x.Code
 	}
 	return ""
 }
@@ -976,19 +1004,20 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	" \x01(\tR\x0fsoftwareVersion\x125\n" +
 	"\acurrent\x18\v \x01(\v2\x1b.teleport.join.v1.HostProofR\acurrent\"-\n" +
 	"\tHostProof\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xab\x01\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xc4\x01\n" +
 	"\bQuestion\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12\x14\n" +
 	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12\x1c\n" +
 	"\tchallenge\x18\x04 \x01(\fR\tchallenge\x120\n" +
-	"\x05clock\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\"C\n" +
+	"\x05clock\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\x12\x17\n" +
+	"\aca_pins\x18\x06 \x03(\tR\x06caPins\"C\n" +
 	"\x06Answer\x12\x14\n" +
 	"\x05proof\x18\x01 \x01(\fR\x05proof\x12#\n" +
 	"\rcurrent_proof\x18\x02 \x01(\fR\fcurrentProof\"<\n" +
 	"\x06Result\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x85\x02\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfd\x02\n" +
 	"\x05Grant\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12\x14\n" +
@@ -997,7 +1026,11 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\vauthorities\x18\x05 \x03(\v2 .teleport.types.v1.CertAuthorityR\vauthorities\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x06 \x01(\x04R\n" +
-	"generation\"\x9e\x02\n" +
+	"generation\x12;\n" +
+	"\x06labels\x18\a \x03(\v2#.teleport.join.v1.Grant.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
 	"\x10HostCertificates\x12\x10\n" +
 	"\x03tls\x18\x01 \x01(\fR\x03tls\x12\x10\n" +
 	"\x03ssh\x18\x02 \x01(\fR\x03ssh\x12L\n" +
@@ -1008,9 +1041,10 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2%.teleport.join.v1.ServiceCertificatesR\x05value:\x028\x01\"9\n" +
 	"\x13ServiceCertificates\x12\x10\n" +
 	"\x03tls\x18\x01 \x01(\fR\x03tls\x12\x10\n" +
-	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"\"\n" +
+	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"6\n" +
 	"\bGivingUp\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"p\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\"p\n" +
 	"\fRenewRequest\x12$\n" +
 	"\x0etls_public_key\x18\x01 \x01(\fR\ftlsPublicKey\x12$\n" +
 	"\x0essh_public_key\x18\x02 \x01(\fR\fsshPublicKey\x12\x14\n" +
@@ -1033,7 +1067,7 @@ func file_teleport_join_v1_join_proto_rawDescGZIP() []byte {
 	return file_teleport_join_v1_join_proto_rawDescData
 }
 
-var file_teleport_join_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_teleport_join_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_teleport_join_v1_join_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: teleport.join.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: teleport.join.v1.JoinResponse
@@ -1048,9 +1082,10 @@ var file_teleport_join_v1_join_proto_goTypes = []any{
 	(*GivingUp)(nil),              // 10: teleport.join.v1.GivingUp
 	(*RenewRequest)(nil),          // 11: teleport.join.v1.RenewRequest
 	(*RenewResponse)(nil),         // 12: teleport.join.v1.RenewResponse
-	nil,                           // 13: teleport.join.v1.HostCertificates.ServicesEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*v1.CertAuthority)(nil),      // 15: teleport.types.v1.CertAuthority
+	nil,                           // 13: teleport.join.v1.Grant.LabelsEntry
+	nil,                           // 14: teleport.join.v1.HostCertificates.ServicesEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*v1.CertAuthority)(nil),      // 16: teleport.types.v1.CertAuthority
 }
 var file_teleport_join_v1_join_proto_depIdxs = []int32{
 	2,  // 0: teleport.join.v1.JoinRequest.init:type_name -> teleport.join.v1.Init
@@ -1058,24 +1093,25 @@ var file_teleport_join_v1_join_proto_depIdxs = []int32{
 	10, // 2: teleport.join.v1.JoinRequest.giving_up:type_name -> teleport.join.v1.GivingUp
 	4,  // 3: teleport.join.v1.JoinResponse.question:type_name -> teleport.join.v1.Question
 	6,  // 4: teleport.join.v1.JoinResponse.result:type_name -> teleport.join.v1.Result
-	14, // 5: teleport.join.v1.Init.clock:type_name -> google.protobuf.Timestamp
+	15, // 5: teleport.join.v1.Init.clock:type_name -> google.protobuf.Timestamp
 	3,  // 6: teleport.join.v1.Init.current:type_name -> teleport.join.v1.HostProof
-	14, // 7: teleport.join.v1.Question.clock:type_name -> google.protobuf.Timestamp
+	15, // 7: teleport.join.v1.Question.clock:type_name -> google.protobuf.Timestamp
 	8,  // 8: teleport.join.v1.Grant.certificates:type_name -> teleport.join.v1.HostCertificates
-	15, // 9: teleport.join.v1.Grant.authorities:type_name -> teleport.types.v1.CertAuthority
-	13, // 10: teleport.join.v1.HostCertificates.services:type_name -> teleport.join.v1.HostCertificates.ServicesEntry
-	14, // 11: teleport.join.v1.HostCertificates.expires:type_name -> google.protobuf.Timestamp
-	7,  // 12: teleport.join.v1.RenewResponse.grant:type_name -> teleport.join.v1.Grant
-	9,  // 13: teleport.join.v1.HostCertificates.ServicesEntry.value:type_name -> teleport.join.v1.ServiceCertificates
-	0,  // 14: teleport.join.v1.JoinService.Join:input_type -> teleport.join.v1.JoinRequest
-	11, // 15: teleport.join.v1.JoinService.Renew:input_type -> teleport.join.v1.RenewRequest
-	1,  // 16: teleport.join.v1.JoinService.Join:output_type -> teleport.join.v1.JoinResponse
-	12, // 17: teleport.join.v1.JoinService.Renew:output_type -> teleport.join.v1.RenewResponse
-	16, // [16:18] is the sub-list for method output_type
-	14, // [14:16] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	16, // 9: teleport.join.v1.Grant.authorities:type_name -> teleport.types.v1.CertAuthority
+	13, // 10: teleport.join.v1.Grant.labels:type_name -> teleport.join.v1.Grant.LabelsEntry
+	14, // 11: teleport.join.v1.HostCertificates.services:type_name -> teleport.join.v1.HostCertificates.ServicesEntry
+	15, // 12: teleport.join.v1.HostCertificates.expires:type_name -> google.protobuf.Timestamp
+	7,  // 13: teleport.join.v1.RenewResponse.grant:type_name -> teleport.join.v1.Grant
+	9,  // 14: teleport.join.v1.HostCertificates.ServicesEntry.value:type_name -> teleport.join.v1.ServiceCertificates
+	0,  // 15: teleport.join.v1.JoinService.Join:input_type -> teleport.join.v1.JoinRequest
+	11, // 16: teleport.join.v1.JoinService.Renew:input_type -> teleport.join.v1.RenewRequest
+	1,  // 17: teleport.join.v1.JoinService.Join:output_type -> teleport.join.v1.JoinResponse
+	12, // 18: teleport.join.v1.JoinService.Renew:output_type -> teleport.join.v1.RenewResponse
+	17, // [17:19] is the sub-list for method output_type
+	15, // [15:17] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_teleport_join_v1_join_proto_init() }
@@ -1098,7 +1134,7 @@ func file_teleport_join_v1_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_join_v1_join_proto_rawDesc), len(file_teleport_join_v1_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
