@@ -35,6 +35,7 @@ const (
 const (
 	DefaultHandshakeTimeout = 10 * time.Second
 	DefaultMaxPending       = 2048
+	DefaultMaxWaiting       = 8192
 )
 
 // Config says where a Mux listens and what it bears.
@@ -50,7 +51,10 @@ type Config struct {
 	// MaxPendingPerSource is the same for one source address; 0 means a quarter
 	// of MaxPending.
 	MaxPendingPerSource int
-	Log                 *slog.Logger
+	// MaxWaiting bounds the connections whose listener has not taken them yet.
+	// Newcomers beyond are closed: clients that pace themselves come back.
+	MaxWaiting int
+	Log        *slog.Logger
 }
 
 // Stats counts what came in, since New.
@@ -65,7 +69,8 @@ type Stats struct {
 	TimedOut uint64
 	// Evicted counts those that had to make room for newer ones.
 	Evicted uint64
-	// Unclaimed counts those that no listener took in time.
+	// Unclaimed counts those that no listener took in time, or that too many others
+	// were waiting with.
 	Unclaimed uint64
 }
 
@@ -76,6 +81,7 @@ type Mux struct {
 	routes []*route
 	rest   *route
 
+	waiting                                                    atomic.Int64
 	accepted, plainHTTP, garbage, timedOut, evicted, unclaimed atomic.Uint64
 }
 
@@ -94,6 +100,9 @@ func New(cfg Config) *Mux {
 	}
 	if cfg.MaxPendingPerSource <= 0 {
 		cfg.MaxPendingPerSource = max(cfg.MaxPending/4, 1)
+	}
+	if cfg.MaxWaiting <= 0 {
+		cfg.MaxWaiting = DefaultMaxWaiting
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -173,19 +182,26 @@ func (m *Mux) handle(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	// Unless stop succeeds the connection is closed already.
-	c := newConn(conn, raw)
+	if !m.handOver(ctx, newConn(conn, raw), h, stop) {
+		m.unclaimed.Add(1)
+		stop()
+		_ = conn.Close()
+	}
+}
+
+// handOver gives the connection to the listener that it is for and reports whether
+// that took it. Unless release succeeds the connection is closed already.
+func (m *Mux) handOver(ctx context.Context, c *Conn, h hello, release func() bool) bool {
+	defer m.waiting.Add(-1)
+	if m.waiting.Add(1) > int64(m.cfg.MaxWaiting) {
+		return false
+	}
 	for _, r := range m.all() {
 		if r.match == nil || r.match(h.protos, h.sni) {
-			if r.deliver(ctx, c, stop) {
-				return
-			}
-			break
+			return r.deliver(ctx, c, release)
 		}
 	}
-	m.unclaimed.Add(1)
-	stop()
-	_ = conn.Close()
+	return false
 }
 
 // refuse counts why a connection goes away, and tells a browser.

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -316,9 +317,53 @@ func TestNobodyAccepts(t *testing.T) {
 	if err == nil {
 		t.Fatal("a connection that nobody accepts stays open")
 	}
-	if got := m.Stats().Unclaimed; got != 1 {
-		t.Errorf("Unclaimed = %d, want 1", got)
+	for deadline := time.Now().Add(10 * time.Second); m.Stats().Unclaimed != 1; {
+		if time.Now().After(deadline) {
+			t.Fatalf("Unclaimed = %d, want 1", m.Stats().Unclaimed)
+		}
+		runtime.Gosched()
 	}
+}
+
+func TestTooManyWaiting(t *testing.T) {
+	ln, cert := listen(t), newCert(t)
+	m := mux.New(mux.Config{Listener: ln, MaxWaiting: 1, HandshakeTimeout: time.Minute})
+	web := m.Default()
+	start(t, m)
+	hello := captureHello(t, &tls.Config{ServerName: "localhost"})
+	var conns []net.Conn
+	for range 3 {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, c)
+	}
+	// Two of the three are closed, whichever came second and third.
+	closed := make(chan error, 3)
+	for _, c := range conns {
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			closed <- err
+		}()
+	}
+	<-closed
+	<-closed
+	if got := m.Stats().Unclaimed; got != 2 {
+		t.Errorf("Unclaimed = %d, want 2", got)
+	}
+	// With the first taken there is room again.
+	serveName(t, web, "web", cert)
+	<-closed
+	c, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{ServerName: "localhost", RootCAs: poolOf(cert)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
 }
 
 func TestConnCopiesBothWays(t *testing.T) {

@@ -181,10 +181,11 @@ func (s *Server) authenticate(ctx context.Context, conn net.Conn) (l *agentLink,
 		return nil, nil, nil, fault.Unsupported("this Proxy has no host certificate for tunnels")
 	}
 	config := &ssh.ServerConfig{
-		Config:            algorithms(),
-		MaxAuthTries:      2,
-		ServerVersion:     sshVersion,
-		PublicKeyCallback: s.checkKey,
+		Config:                  algorithms(),
+		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256},
+		MaxAuthTries:            2,
+		ServerVersion:           sshVersion,
+		PublicKeyCallback:       s.checkKey,
 	}
 	config.AddHostKey(signer)
 	w := newWire(conn)
