@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -160,11 +161,11 @@ func start(ts *testscript.TestScript, neg bool, args []string) {
 	ready(ts, neg, args[:1])
 }
 
-// stop NAME [SIGNAL] ends a daemon (TERM by default) and waits; ! expects that it
+// end NAME [SIGNAL] ends a daemon (TERM by default) and waits; ! expects that it
 // ends with an error.
-func stop(ts *testscript.TestScript, neg bool, args []string) {
+func end(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 {
-		ts.Fatalf("usage: stop NAME [KILL|TERM|INT]")
+		ts.Fatalf("usage: end NAME [KILL|TERM|INT]")
 	}
 	d := find(ts, args[0])
 	sig := syscall.SIGTERM
@@ -188,4 +189,36 @@ func find(ts *testscript.TestScript, name string) *daemon {
 		ts.Fatalf("no daemon %q", name)
 	}
 	return d
+}
+
+// refused NAME EXIT REASON REGEXP... expects that the daemon ended with the exit code
+// and one line on standard error that matches each expression and ends with the reason
+// code in brackets ("-" for none). It leaves no other talk than its log.
+func refused(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: refused NAME EXIT REASON REGEXP...")
+	}
+	d := find(ts, args[0])
+	if got := strconv.Itoa(d.cmd.ProcessState.ExitCode()); got != args[1] {
+		ts.Fatalf("%s ended with exit code %s, want %s\n%s", d.name, got, args[1], ts.ReadFile(d.log))
+	}
+	var said []string
+	for line := range strings.Lines(ts.ReadFile(d.log)) {
+		if !strings.HasPrefix(line, "time=") {
+			said = append(said, line)
+		}
+	}
+	if len(said) != 1 || !strings.HasPrefix(said[0], "ERROR: ") {
+		ts.Fatalf("%s said %d lines beside its log, want one error:\n%s", d.name, len(said), ts.ReadFile(d.log))
+	}
+	line := strings.TrimSuffix(said[0], "\n")
+	if reason := " [" + args[2] + "]"; args[2] != "-" && !strings.HasSuffix(line, reason) {
+		ts.Fatalf("%s: want the reason%s: %s", d.name, reason, line)
+	}
+	for _, want := range args[3:] {
+		if !regexp.MustCompile(want).MatchString(line) {
+			ts.Fatalf("%s: no match for %s: %s", d.name, want, line)
+		}
+	}
+	ts.Logf("%s", line)
 }

@@ -118,9 +118,10 @@ func findTerminal(ts *testscript.TestScript, args []string) *terminal {
 func typeLine(ts *testscript.TestScript, neg bool, args []string) {
 	t := findTerminal(ts, args)
 	line := rewritten(ts, strings.Join(args[1:], "\n"))
+	began := time.Now()
 	t.send(ts, line+"\n")
 	code := t.await(ts, prompt)[1]
-	ts.Logf("%s", t.screen(ts))
+	ts.Logf("%s(%.1fs)", t.screen(ts), time.Since(began).Seconds())
 	if (code != "0") != neg {
 		ts.Fatalf("exit code %s of %s", code, line)
 	}
