@@ -59,6 +59,9 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	} else {
 		err = sess.Start(s.Command)
 	}
+	if errors.Is(err, io.EOF) {
+		return 0, fault.Unreachable("the connection ended before the command began")
+	}
 	if err != nil {
 		return 0, fault.Denied("the node refused to run it: %w", err)
 	}

@@ -93,16 +93,16 @@ func session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Reques
 	var pty ptyRequest
 	signals := make(chan string, 1)
 	for req := range requests {
-		ok := true
+		ok, then := true, func() {}
 		switch req.Type {
 		case "pty-req":
 			ok = ssh.Unmarshal(req.Payload, &pty) == nil
 		case "shell":
-			go shell(ch, pty)
+			then = func() { shell(ch, pty) }
 		case "exec":
 			var cmd struct{ Line string }
 			ok = ssh.Unmarshal(req.Payload, &cmd) == nil
-			go execute(server, ch, cmd.Line, signals)
+			then = func() { execute(server, ch, cmd.Line, signals) }
 		case "window-change":
 			var size struct{ Width, Height, WidthP, HighP uint32 }
 			_ = ssh.Unmarshal(req.Payload, &size)
@@ -115,6 +115,7 @@ func session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Reques
 			ok = false
 		}
 		_ = req.Reply(ok, nil)
+		go then()
 	}
 }
 
