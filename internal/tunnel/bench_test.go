@@ -2,9 +2,15 @@ package tunnel_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"testing"
@@ -12,8 +18,12 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
 
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
+	"teleport/internal/identity"
+	"teleport/internal/keys"
 	"teleport/internal/tunnel"
 	"teleport/internal/types"
 )
@@ -27,50 +37,171 @@ func live() uint64 {
 	return m.HeapInuse + m.StackInuse
 }
 
-// BenchmarkIdleTunnelMemory measures what an idle tunnel holds at the Proxy and at
-// the agent together, in one process; what the kernel holds for the sockets is not
-// in it. The Proxy's part alone is measured with agents that are bare SSH clients,
-// whose own part is known by the same measurement without a Server.
+// crowd is what the process of the agents is told.
+type crowd struct {
+	Addr        string
+	Authorities [][]byte // serialised CertAuthority
+	Agents      []member
+}
+
+type member struct {
+	Cert []byte // wire
+	Key  []byte // PEM
+}
+
+const crowdEnv = "TUNNEL_TEST_CROWD"
+
+// TestMain lets the test binary be the process of the agents.
+func TestMain(m *testing.M) {
+	if file := os.Getenv(crowdEnv); file != "" {
+		if err := runCrowd(file); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// runCrowd runs the agents until stdin ends.
+func runCrowd(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var c crowd
+	if err := json.Unmarshal(data, &c); err != nil {
+		return err
+	}
+	var cas []*typesv1.CertAuthority
+	for _, b := range c.Authorities {
+		a := new(typesv1.CertAuthority)
+		if err := proto.Unmarshal(b, a); err != nil {
+			return err
+		}
+		cas = append(cas, a)
+	}
+	trust, err := ca.NewTrust(cas)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var work sync.WaitGroup
+	for _, m := range c.Agents {
+		key, err := keys.ParsePrivate(m.Key)
+		if err != nil {
+			return err
+		}
+		cert, err := ca.ParseSSHCertificate(m.Cert)
+		if err != nil {
+			return err
+		}
+		plain, err := ssh.NewSignerFromSigner(key)
+		if err != nil {
+			return err
+		}
+		signer, err := ssh.NewCertSigner(cert, plain)
+		if err != nil {
+			return err
+		}
+		work.Go(func() {
+			_ = tunnel.RunAgent(ctx, tunnel.AgentConfig{
+				Addr: c.Addr, TLS: ca.ClientTLS(nil, func() *ca.Trust { return trust }, types.RoleProxy),
+				Signer: func() ssh.Signer { return signer }, HostKey: (&cluster{trust: trust}).hostKey, Handle: echo,
+			}, nil)
+		})
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	cancel()
+	work.Wait()
+	return nil
+}
+
+// BenchmarkIdleTunnelMemory measures what an idle tunnel holds at the Proxy: in its
+// memory, and by the resident size of the process. The agents are another process.
+// What the kernel holds for a socket is in neither.
 func BenchmarkIdleTunnelMemory(b *testing.B) {
-	const tunnels = 300
+	const tunnels = 500
 	for range b.N {
 		b.StopTimer()
 		c := newCluster(b)
 		p := startProxy(b, c, nil, nil)
-		cfg, _ := agentConfig(b, c, p.addr)
-		type key struct {
-			id     string
-			signer ssh.Signer
+		told := crowd{Addr: p.addr}
+		for _, a := range c.trust.Authorities() {
+			told.Authorities = append(told.Authorities, mustMarshal(b, a))
 		}
-		var ids []key
 		for range tunnels {
-			id := uuid.NewString()
-			_, s := c.host(b, id, "", 0, types.RoleNode)
-			ids = append(ids, key{id, s})
+			k := newKeys(b)
+			_, wire, err := c.signer.Host(ca.HostRequest{
+				Identity: identity.Identity{Cluster: "example.com", Host: &identity.Host{ID: uuid.NewString(), Name: "web-1", Roles: []types.SystemRole{types.RoleNode}}},
+				TLSKey:   k.spki, SSHKey: k.wire.Marshal(),
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			pem, err := keys.MarshalPrivate(k.ssh)
+			if err != nil {
+				b.Fatal(err)
+			}
+			told.Agents = append(told.Agents, member{wire, pem})
 		}
-		before, goroutines := live(), runtime.NumGoroutine()
-		start := time.Now()
+		data, err := json.Marshal(told)
+		if err != nil {
+			b.Fatal(err)
+		}
+		file := filepath.Join(b.TempDir(), "crowd.json")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			b.Fatal(err)
+		}
+		told, data = crowd{}, nil
+		heap, rss, goroutines := live(), resident(b), runtime.NumGoroutine()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), crowdEnv+"="+file)
+		cmd.Stderr = os.Stderr
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
 		b.StartTimer()
-		var agents []*agent
-		for _, k := range ids {
-			cfg := cfg
-			cfg.Signer = func() ssh.Signer { return k.signer }
-			agents = append(agents, startAgent(b, cfg, k.id))
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
 		}
 		until(b, "all tunnels", func() bool { return p.Count() == tunnels })
 		b.StopTimer()
-		took := time.Since(start)
-		after := live()
-		b.ReportMetric(float64(after-before)/tunnels/1024, "KiB/tunnel(both-ends)")
-		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/tunnels, "goroutines/tunnel(both-ends)")
-		b.ReportMetric(tunnels/took.Seconds(), "tunnels/s")
-		var work sync.WaitGroup
-		for _, a := range agents {
-			work.Go(a.stop)
+		b.ReportMetric(float64(live()-heap)/tunnels/1024, "KiB/tunnel")
+		debug.FreeOSMemory()
+		b.ReportMetric(float64(resident(b)-rss)/tunnels/1024, "RSS-KiB/tunnel")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/tunnels, "goroutines/tunnel")
+		_ = stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			b.Error(err)
 		}
-		work.Wait()
 		p.stop()
 	}
+}
+
+func mustMarshal(b *testing.B, m proto.Message) []byte {
+	b.Helper()
+	out, err := proto.Marshal(m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return out
+}
+
+// resident returns the resident size of this process.
+func resident(b *testing.B) int64 {
+	b.Helper()
+	var size, pages int64
+	data, err := os.ReadFile("/proc/self/statm")
+	if err == nil {
+		_, err = fmt.Sscan(string(data), &size, &pages)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // BenchmarkTunnelThroughput measures copies through one tunnel, both ends in one
