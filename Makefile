@@ -24,7 +24,7 @@ help: ## list the targets
 .PHONY: build
 build: ## build teleport, tctl and tsh into build/ (static, stripped, version stamped)
 	@mkdir -p build
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/ $(addprefix ./cmd/,$(BINS))
+	$(GO) build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o build/ $(addprefix ./cmd/,$(BINS))
 
 .PHONY: demo
 demo: build ## a real cluster on this machine: an agent joins and a shell command runs on it through the Proxy

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -212,7 +213,9 @@ func internalTraits() []string {
 	}
 }
 
-var templateExpr = regexp.MustCompile(`^\s*(internal|external)(?:\.([A-Za-z_][A-Za-z0-9_-]{0,127})|\["([^"\]\\]{1,128})"\])\s*$`)
+var templateExpr = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\s*(internal|external)(?:\.([A-Za-z_][A-Za-z0-9_-]{0,127})|\["([^"\]\\]{1,128})"\])\s*$`)
+})
 
 // checkTemplate checks a value that may be a template such as {{internal.logins}}
 // with literal text around it; plain values and the literal text go to literal.
@@ -231,7 +234,7 @@ func checkTemplate(s string, literal func(string) error) error {
 	if strings.Contains(before, "}}") || strings.Contains(after, "{{") || strings.Contains(after, "}}") {
 		return fault.Invalid("%q: more than one template in a value", s)
 	}
-	m := templateExpr.FindStringSubmatch(expr)
+	m := templateExpr().FindStringSubmatch(expr)
 	if m == nil {
 		return fault.Invalid("%q: unknown template: use {{internal.logins}}, {{external.name}} or {{external[\"name\"]}}", s)
 	}

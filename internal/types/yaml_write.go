@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -123,9 +124,13 @@ func writeYAMLValue(b *bytes.Buffer, n *node, indent int) {
 }
 
 var (
-	plainText = regexp.MustCompile(`^[A-Za-z_/][A-Za-z0-9_./@+-]*( [A-Za-z0-9_./@+-]+)*$`)
+	plainText = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z_/][A-Za-z0-9_./@+-]*( [A-Za-z0-9_./@+-]+)*$`)
+	})
 	// durations start with a digit and are still no number.
-	plainDuration = regexp.MustCompile(`^([0-9]+[dhms])+$`)
+	plainDuration = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([0-9]+[dhms])+$`)
+	})
 )
 
 // scalar writes a text so that every YAML reader takes it for that text.
@@ -134,7 +139,7 @@ func scalar(s string) string {
 	case "true", "false", "yes", "no", "on", "off", "y", "n", "null":
 		return "'" + s + "'"
 	}
-	if plainText.MatchString(s) || plainDuration.MatchString(s) {
+	if plainText().MatchString(s) || plainDuration().MatchString(s) {
 		return s
 	}
 	quotable := utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
