@@ -238,7 +238,7 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 		return nil, err
 	}
 	err = s.cfg.Store.Tx().Update(instance).Emit(certEvent(grant), audit.New(audit.InstanceRenew, map[string]any{
-		"success": true, "host_id": host.ID, "node_name": host.Name, "generation": grant.GetGeneration(), "addr.remote": caller.Addr,
+		"success": true, "host_id": host.ID, "node_name": host.Name, "roles": grant.GetRoles(), "generation": grant.GetGeneration(), "addr.remote": caller.Addr,
 	})).Commit(ctx)
 	if err != nil {
 		return nil, err

@@ -474,6 +474,10 @@ func TestRenewIsTwoPhaseAndShowsClones(t *testing.T) {
 			t.Errorf("the %s generation was accepted: %v", name, err)
 		}
 	}
+	renewals := f.events(audit.InstanceRenew)
+	if len(renewals) != 2 || len(renewals[0].GetFields().GetFields()["roles"].GetListValue().GetValues()) != 1 {
+		t.Errorf("renewals = %v, want 2 with their roles", renewals)
+	}
 	if got := len(f.events(audit.InstanceRenewDenied)); got != 2 {
 		t.Errorf("%d refusals were recorded, want 2", got)
 	}
