@@ -100,7 +100,9 @@ type process struct {
 }
 
 // Run runs the process until ctx ends, then stops it in an orderly way.
-func Run(ctx context.Context, opts Options) (err error) {
+func Run(ctx context.Context, opts Options) error { return newProcess(opts).run(ctx) }
+
+func newProcess(opts Options) *process {
 	p := &process{
 		cfg:       opts.Config,
 		opts:      opts,
@@ -112,6 +114,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 		listeners: map[string]net.Listener{},
 	}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return p
+}
+
+func (p *process) run(ctx context.Context) (err error) {
 	defer p.closeListeners()
 	if err := p.listen(ctx); err != nil {
 		return &Error{ExitError, err}
