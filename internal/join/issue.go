@@ -251,6 +251,9 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 	for range 3 {
 		instance, err := s.instance(ctx, &host)
+		if fault.Code(err) == CodeIdentityCloned && s.firstSight(host) {
+			return s.refuseRenewal(ctx, &host, rpc.CallerFrom(ctx).Addr, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -263,6 +266,18 @@ func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 		}
 	}
 	return fault.Stale("host %s changes too often just now: try again", host.ID)
+}
+
+// firstSight reports whether this copy of an identity was not refused before: it
+// tries again and again, and one event is enough.
+func (s *Server) firstSight(host identity.Host) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clones[host.ID] == host.Generation {
+		return false
+	}
+	s.clones[host.ID] = host.Generation
+	return true
 }
 
 // instance loads the record of a host and checks that the certificate presented

@@ -49,6 +49,8 @@ type Server struct {
 	// counting holds a lock per token with a limited number of uses, so that
 	// joiners of one token take turns instead of colliding in the store.
 	counting map[string]*turn
+	// clones has the generation of the copy of a host's identity that was refused last.
+	clones map[string]uint64
 }
 
 type turn struct {
@@ -64,7 +66,7 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, counting: map[string]*turn{}}
+	return &Server{cfg: cfg, counting: map[string]*turn{}, clones: map[string]uint64{}}
 }
 
 // Join runs one exchange. The machine gets a message that says what to do; the
