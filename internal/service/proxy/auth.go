@@ -13,12 +13,16 @@ import (
 // authDialTimeout bounds a connection to Auth.
 const authDialTimeout = 10 * time.Second
 
+// authGrace is how long connections to Auth go on when the service stops: enough for
+// a call under way. The streams of agents would never end by themselves.
+const authGrace = 500 * time.Millisecond
+
 // serveAuth passes TLS connections for Auth on, unopened, after a signed statement of
 // where they come from. Auth ends the TLS session and asks for the certificate; a
 // connection that does not show one has its time bounded there.
 func (s *Service) serveAuth(ctx context.Context, ln net.Listener) error {
 	return mux.Accept(ctx, s.bounded(ln, maxPassed, maxPassedPerSource), s.cfg.Log, func(conn net.Conn) {
-		s.track(ctx, conn, func(ctx context.Context) {
+		s.track(ctx, conn, min(s.cfg.Drain, authGrace), func(ctx context.Context) {
 			auth, err := s.dialAuth(ctx, conn.RemoteAddr().String())
 			if err != nil {
 				s.cfg.Log.WarnContext(ctx, "cannot reach the Auth Service", "addr", s.cfg.AuthAddr, "error", err)

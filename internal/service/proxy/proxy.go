@@ -196,9 +196,10 @@ func (s *Service) serverTLS(auth tls.ClientAuthType, proto string) *tls.Config {
 // cluster is the name of the cluster.
 func (s *Service) cluster() string { return s.cfg.Holder.Trust().Cluster() }
 
-// track runs handle for a connection, closes the connection when it returns or soon
-// after ctx ends, and keeps a panic from ending more than this one connection.
-func (s *Service) track(ctx context.Context, conn net.Conn, handle func(context.Context)) {
+// track runs handle for a connection, closes the connection when it returns or at
+// most grace after ctx ends, and keeps a panic from ending more than this one
+// connection.
+func (s *Service) track(ctx context.Context, conn net.Conn, grace time.Duration, handle func(context.Context)) {
 	s.conns.Go(func() {
 		defer conn.Close()
 		defer func() {
@@ -210,7 +211,7 @@ func (s *Service) track(ctx context.Context, conn net.Conn, handle func(context.
 		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		stop := context.AfterFunc(ctx, func() {
-			timer := time.NewTimer(max(s.cfg.Drain, 0))
+			timer := time.NewTimer(max(grace, 0))
 			defer timer.Stop()
 			select {
 			case <-timer.C:

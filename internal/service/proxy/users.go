@@ -48,7 +48,7 @@ func (s *Service) serveUsers(ctx context.Context, ln net.Listener) error {
 			return
 		}
 		conn := tls.Server(raw, config)
-		s.track(ctx, conn, func(ctx context.Context) {
+		s.track(ctx, conn, s.cfg.Drain, func(ctx context.Context) {
 			defer slot.Leave()
 			if err := s.serveUser(ctx, conn, slot); err != nil {
 				s.cfg.Log.InfoContext(ctx, "connection of a user refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
