@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,6 +16,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/join"
 	"teleport/internal/mux"
+	"teleport/internal/retry"
 	"teleport/internal/rpc"
 	"teleport/internal/state"
 	"teleport/internal/types"
@@ -77,19 +80,46 @@ func (c *connection) explain(err error) error {
 		c.addr, c.holder.State().Cluster, *refused).WithCode(join.CodeWrongCluster)
 }
 
-// isProxy finds out whether the address that was given as Auth's is a Proxy's: only
-// a Proxy accepts tunnels.
-func isProxy(ctx context.Context, holder *state.Holder, addr string) bool {
+// findProxy finds out whether the address that was given as Auth's is a Proxy's: only
+// a Proxy accepts tunnels. It asks until somebody answers, for a machine must not take
+// the other way because the Proxy started after it.
+func (p *process) findProxy(ctx context.Context, addr string) bool {
+	backoff := retry.Backoff{Min: 200 * time.Millisecond, Max: 10 * time.Second}
+	for {
+		proxy, err := isProxy(ctx, p.holder, addr)
+		if err == nil {
+			return proxy
+		}
+		if ctx.Err() == nil {
+			p.log.WarnContext(ctx, "cannot reach the cluster yet, will try again", "addr", addr, "error", err)
+			p.health.Degraded("control", err)
+		}
+		if backoff.Wait(ctx) != nil {
+			return false
+		}
+	}
+}
+
+// isProxy asks once; an error means that nobody answered.
+func isProxy(ctx context.Context, holder *state.Holder, addr string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false, err
+	}
+	defer raw.Close()
 	config := ca.ClientTLS(func() *tls.Certificate { return holder.Certificate("") }, holder.Trust, types.RoleProxy)
 	config.NextProtos = []string{mux.ALPNTunnel}
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return false
+	err = tls.Client(raw, config).HandshakeContext(ctx)
+	var broken net.Error
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), ctx.Err() != nil, errors.As(err, &broken) && broken.Timeout():
+		return false, err
 	}
-	_ = conn.Close()
-	return true
+	return false, nil
 }
 
 // reachable returns the address that this machine reaches its own listener at.

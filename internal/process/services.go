@@ -73,7 +73,7 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 func (p *process) makeControl(ctx context.Context) (Service, error) {
 	addr := p.authAddr()
 	if p.cfg.AuthServer != "" && !p.cfg.Auth.Enabled {
-		p.viaProxy = isProxy(ctx, p.holder, addr)
+		p.viaProxy = p.findProxy(ctx, addr)
 	}
 	var err error
 	if p.conn, err = newConnection(p.holder, addr, ""); err != nil {
