@@ -215,6 +215,11 @@ func (a *agent) secure(ctx context.Context, raw net.Conn, signer ssh.Signer, use
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("ssh with the Proxy at %s: %w", a.cfg.Addr, err)
 	}
+	// The Proxy answers once it has the tunnel in its books: from now on users get
+	// through.
+	if _, _, err := sc.SendRequest(requestPing, true, nil); err != nil {
+		return nil, nil, nil, fault.Unreachable("the Proxy at %s does not take the tunnel: %w", a.cfg.Addr, err)
+	}
 	p := pulse{a.cfg.PingInterval, a.cfg.PingTimeout}
 	return newLink(sc, w, p, a.cfg.Log), chans, reqs, nil
 }

@@ -67,13 +67,13 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	if err != nil {
 		return errors.Join(err, respond(conn, resp))
 	}
+	s.metrics.sessions.Inc()
+	s.metrics.active.Inc()
+	defer s.metrics.active.Dec()
 	if err := respond(conn, resp); err != nil {
 		_ = node.Close()
 		return err
 	}
-	s.metrics.sessions.Inc()
-	s.metrics.active.Inc()
-	defer s.metrics.active.Dec()
 	join(conn, node)
 	return nil
 }
