@@ -7,6 +7,7 @@ package cluster
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -101,9 +102,10 @@ func (c *Cluster) Env() []string { return append(os.Environ(), "TELEPORT_HOME="+
 
 // Services is the configuration of one daemon.
 type Services struct {
-	// Name is the daemon's and the host's name in the cluster; <Name>.yaml, <Name>.log and
-	// the folder <Name> are its files.
-	Name             string
+	// Name names the daemon's files: <Name>.yaml, <Name>.log and the folder <Name>.
+	Name string
+	// Host is its name in the cluster; Name if empty.
+	Host             string
 	Auth, Proxy, SSH bool
 	// Join is how a daemon without Auth gets in.
 	Join Invitation
@@ -122,7 +124,7 @@ type Invitation struct{ Token, Pin string }
 func (c *Cluster) Configure(s Services) (string, error) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line("version: v3\nteleport:\n  nodename: %s\n  data_dir: %s", s.Name, c.Path(s.Name))
+	line("version: v3\nteleport:\n  nodename: %s\n  data_dir: %s", cmp.Or(s.Host, s.Name), c.Path(s.Name))
 	if s.Diag != "" {
 		line("  diag_addr: %s", s.Diag)
 	}
