@@ -26,9 +26,14 @@ import (
 // exist is left out.
 type RolesFunc func(ctx context.Context, names []string) ([]*typesv1.Role, error)
 
-// Authorizer decides about callers. It has no state but the roles it asks for.
+// UserFunc fails with fault.ErrNotFound if there is no user of the name, as it is now.
+type UserFunc func(ctx context.Context, name string) error
+
+// Authorizer decides about callers. It has no state but the roles and users it asks
+// for.
 type Authorizer struct {
 	roles RolesFunc
+	user  UserFunc
 	log   *slog.Logger
 }
 
@@ -39,7 +44,13 @@ func New(roles RolesFunc) *Authorizer {
 
 // WithLog returns an Authorizer that writes every refusal and its reason to the log.
 func (a *Authorizer) WithLog(log *slog.Logger) *Authorizer {
-	return &Authorizer{roles: a.roles, log: log}
+	return &Authorizer{roles: a.roles, user: a.user, log: log}
+}
+
+// WithUsers returns an Authorizer that asks the function about each user: who was
+// deleted is refused, however long the certificate is good.
+func (a *Authorizer) WithUsers(user UserFunc) *Authorizer {
+	return &Authorizer{roles: a.roles, user: user, log: a.log}
 }
 
 // Authorize decides whether the caller may make a call of the method, named
@@ -53,10 +64,28 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 	if err := r.admits(caller); err != nil {
 		return a.refuse(ctx, caller, err, "method", fullMethod)
 	}
-	if r.kind == "" || caller.User() == nil {
+	if caller.User() == nil {
 		return nil
 	}
+	if err := a.exists(ctx, caller); err != nil || r.kind == "" {
+		return err
+	}
 	return a.Verb(ctx, caller, r.kind, r.verb)
+}
+
+// exists refuses a user that was deleted since the certificate was made.
+func (a *Authorizer) exists(ctx context.Context, caller rpc.Caller) error {
+	if a.user == nil {
+		return nil
+	}
+	err := a.user(ctx, caller.User().Name)
+	if errors.Is(err, fault.ErrNotFound) {
+		return a.refuse(ctx, caller, fault.Denied("access denied: user %q was deleted", caller.User().Name))
+	}
+	if err != nil {
+		return fmt.Errorf("load user %q: %w", caller.User().Name, err)
+	}
+	return nil
 }
 
 // Verb decides whether the caller may do the verb to resources of the kind. The

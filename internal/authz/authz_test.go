@@ -124,6 +124,37 @@ func TestAuthorize(t *testing.T) {
 	}
 }
 
+// TestDeletedUsersAreRefused has a user whose certificate outlives the account.
+func TestDeletedUsersAreRefused(t *testing.T) {
+	broken := errors.New("disk is full")
+	var have error
+	a := authz.New(presets).WithUsers(func(_ context.Context, name string) error {
+		if name != "bob" {
+			t.Errorf("asked about user %q", name)
+		}
+		return have
+	}).WithLog(slog.New(slog.DiscardHandler))
+	methods := []string{userv1.UserService_CreateUser_FullMethodName, statusv1.StatusService_GetStatus_FullMethodName}
+	for _, tt := range []struct {
+		name       string
+		have, want error
+	}{
+		{"exists", nil, nil},
+		{"deleted", fault.NotFound("no user"), fault.ErrDenied},
+		{"unknown", broken, broken},
+	} {
+		have = tt.have
+		for _, method := range methods {
+			if err := a.Authorize(t.Context(), user("editor"), method); !errors.Is(err, tt.want) {
+				t.Errorf("%s: %s = %v, want %v", tt.name, method, err, tt.want)
+			}
+			if err := a.Authorize(t.Context(), rpc.Caller{Local: true}, method); err != nil {
+				t.Errorf("%s: the local administrator: %v", tt.name, err)
+			}
+		}
+	}
+}
+
 // TestEveryRPCHasARow reads the contracts themselves: an RPC that is added
 // without a row fails here, before it is refused at run time.
 func TestEveryRPCHasARow(t *testing.T) {

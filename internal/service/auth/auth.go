@@ -190,7 +190,7 @@ func (s *Service) makeServer() error {
 	if s.metrics, err = newMetrics(s.cfg.Registerer, func() float64 { return float64(s.agents.Connected()) }); err != nil {
 		return err
 	}
-	s.authorizer = authz.New(s.roles).WithLog(s.cfg.Log)
+	s.authorizer = authz.New(s.roles).WithUsers(s.user).WithLog(s.cfg.Log)
 	s.join = join.NewServer(join.ServerConfig{
 		Store: s.store, Signer: s.signer, Trust: s.Trust, Cluster: s.ClusterName, Now: s.cfg.Now, Log: s.cfg.Log,
 	})
@@ -252,6 +252,12 @@ func (s *Service) roles(ctx context.Context, names []string) ([]*typesv1.Role, e
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// user fails if there is no such user.
+func (s *Service) user(ctx context.Context, name string) error {
+	_, err := s.store.Get(ctx, types.KindUser, name)
+	return err
 }
 
 // proxyAddr returns the public address of a Proxy, or "".
