@@ -50,8 +50,13 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], m[len(m)-1])
 }
 
-// codeAt returns the code of now, or of so many steps of 30 seconds later.
+// codeAt returns the code of now, or of so many steps of 30 seconds later. A code of
+// before is good until the end of this step, so it waits if that is near.
 func codeAt(secret string, steps int) (string, error) {
+	const step = 30 * time.Second
+	if left := step - time.Duration(time.Now().UnixNano())%step; steps < 0 && left < 5*time.Second {
+		time.Sleep(left)
+	}
 	return totp.GenerateCode(secret, time.Now().Add(time.Duration(steps)*30*time.Second))
 }
 
