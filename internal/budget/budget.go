@@ -54,6 +54,14 @@ func (s *Sources) Allow(key string, now time.Time) bool {
 	return e.Value.(*source).limiter.AllowN(now, 1)
 }
 
+// Spent reports whether the source has nothing left, without taking anything.
+func (s *Sources) Spent(key string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.entries[key]
+	return ok && e.Value.(*source).limiter.TokensAt(now) < 1
+}
+
 // Len returns how many sources are remembered.
 func (s *Sources) Len() int {
 	s.mu.Lock()

@@ -43,3 +43,37 @@ func TestSource(t *testing.T) {
 		}
 	}
 }
+
+func TestSpent(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := budget.NewSources(1, 2, 10)
+	if s.Spent("a", now) {
+		t.Error("a source that was never seen has nothing left")
+	}
+	s.Allow("a", now)
+	s.Allow("a", now)
+	if !s.Spent("a", now) || s.Spent("b", now) {
+		t.Error("Spent does not tell the sources apart")
+	}
+	if s.Spent("a", now.Add(time.Second)) {
+		t.Error("a second later there is nothing left")
+	}
+}
+
+func TestNoise(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	n := budget.NewNoise(1, 2)
+	for range 2 {
+		if skipped, ok := n.Admit(now); !ok || skipped != 0 {
+			t.Errorf("Admit = %d, %v within the burst", skipped, ok)
+		}
+	}
+	for range 3 {
+		if _, ok := n.Admit(now); ok {
+			t.Error("more than the burst was admitted")
+		}
+	}
+	if skipped, ok := n.Admit(now.Add(time.Second)); !ok || skipped != 3 {
+		t.Errorf("Admit = %d, %v, want the 3 that were left out", skipped, ok)
+	}
+}

@@ -103,10 +103,10 @@ func TestHost(t *testing.T) {
 			if len(cert.IPAddresses) != 2 || cert.IPAddresses[0].String() != "10.1.2.3" || cert.IPAddresses[1].String() != "::1" {
 				t.Errorf("addresses = %v", cert.IPAddresses)
 			}
-			for _, p := range append(slices.Clone(tc.dns), "10.1.2.3", "::1") {
-				if !slices.Contains(sshCert.ValidPrincipals, p) {
-					t.Errorf("SSH principals %v lack %q", sshCert.ValidPrincipals, p)
-				}
+			// A name that was asked for is no SSH principal: it may be another server's.
+			own := slices.DeleteFunc(slices.Clone(tc.dns), func(n string) bool { return n == "proxy.example.net" })
+			if d := cmp.Diff(own, sshCert.ValidPrincipals); d != "" {
+				t.Errorf("SSH principals (-want +got):\n%s", d)
 			}
 			if life := cert.NotAfter.Sub(w.now); life > ca.MaxHostTTL || life < ca.MaxHostTTL-2*time.Second || w.now.Sub(cert.NotBefore) < 59*time.Second {
 				t.Errorf("valid from %s to %s, now %s", cert.NotBefore, cert.NotAfter, w.now)

@@ -30,7 +30,7 @@ type HostRequest struct {
 	TLSKey []byte
 	// SSHKey is in wire format; nil for no SSH certificate.
 	SSHKey []byte
-	// Principals are DNS names and addresses that the certificates carry besides
+	// Principals are DNS names and addresses that the TLS certificate carries besides
 	// the names of the host itself. Whether the host may have them was decided
 	// before: they are only checked for form here.
 	Principals []string
@@ -103,8 +103,14 @@ func (s *Signer) Host(req HostRequest) (tlsDER, sshWire []byte, err error) {
 	if err != nil || sshKey == nil {
 		return cert, nil, err
 	}
+	// The additional names are those that TLS clients use; as principals they would
+	// let a Proxy pass for any SSH server that it names itself after.
+	own, err := hostNames(&id, nil)
+	if err != nil {
+		return nil, nil, err
+	}
 	sshWire, err = s.makeSSH(s.host, &id, &ssh.Certificate{
-		Key: sshKey, ValidPrincipals: names, ValidAfter: uint64(from.Unix()), ValidBefore: uint64(to.Unix()),
+		Key: sshKey, ValidPrincipals: own, ValidAfter: uint64(from.Unix()), ValidBefore: uint64(to.Unix()),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -77,6 +77,9 @@ func (s *Server) issueJoin(ctx context.Context, req *request, token *typesv1.Tok
 	}), certEvent(grant))
 	err = tx.Commit(ctx)
 	if errors.Is(err, fault.ErrStale) || errors.Is(err, fault.ErrNotFound) {
+		if now, gerr := s.token(ctx, req); gerr == nil && now.GetMetadata().GetRevision() == token.GetMetadata().GetRevision() {
+			return nil, fault.New(fault.ErrStale, "the record of this host changed during the join: try again")
+		}
 		return nil, fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)
 	}
 	if err != nil {

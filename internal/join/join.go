@@ -50,6 +50,7 @@ const (
 	CodeMethodMismatch    = "method_mismatch"
 	CodeClockSkew         = "clock_skew"
 	CodeBadRequest        = "bad_request"
+	CodeTooMany           = "too_many_refusals"
 	CodeNameReserved      = "name_reserved"
 	CodePrincipalDenied   = "principal_denied"
 	CodeIdentityInvalid   = "identity_invalid"

@@ -571,3 +571,32 @@ func check(t *testing.T, err error) {
 		t.Fatal(err)
 	}
 }
+
+func TestRefusalsOfOneSourceAreBounded(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	at := time.Now()
+	f.setClock(at)
+	stranger := f.params(func(p *join.Params) { p.Secret = strings.Repeat("f", 32) })
+	limited := false
+	for range 300 {
+		_, err := join.Join(context.Background(), stranger)
+		if err == nil {
+			t.Fatal("an unknown token joined")
+		}
+		if limited = fault.Code(err) == join.CodeTooMany; limited {
+			break
+		}
+	}
+	if !limited {
+		t.Error("300 refused joins of one address were all heard")
+	}
+	if n := len(f.events(audit.InstanceJoinFailure)); n == 0 || n > 250 {
+		t.Errorf("%d refusals are in the audit log", n)
+	}
+	// Time heals it, within what the machines' clocks may differ.
+	f.setClock(at.Add(30 * time.Second))
+	if _, err := join.Join(context.Background(), f.params()); err != nil {
+		t.Errorf("Join after half a minute = %v", err)
+	}
+}

@@ -21,6 +21,7 @@ import (
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
+	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
@@ -40,10 +41,25 @@ type ServerConfig struct {
 	Log     *slog.Logger
 }
 
+const (
+	// refusalRate and refusalBurst are the refusals a second of one source: many
+	// machines with a stale token may share an address.
+	refusalRate, refusalBurst = 5, 100
+	// maxSources is how many sources are remembered.
+	maxSources = 10_000
+	// noiseRate and noiseBurst bound the records of unproven refusals, of all sources.
+	noiseRate, noiseBurst = 20, 200
+)
+
 // Server is Auth's end: it answers JoinService.
 type Server struct {
 	joinv1.UnimplementedJoinServiceServer
 	cfg ServerConfig
+
+	// refusals bounds what a source may be refused before it is not heard any more,
+	// noise what is recorded of refusals that cost their maker nothing.
+	refusals *budget.Sources
+	noise    *budget.Noise
 
 	mu sync.Mutex
 	// counting holds a lock per token with a limited number of uses, so that
@@ -66,7 +82,11 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, counting: map[string]*turn{}, clones: map[string]uint64{}}
+	return &Server{
+		cfg: cfg, counting: map[string]*turn{}, clones: map[string]uint64{},
+		refusals: budget.NewSources(refusalRate, refusalBurst, maxSources),
+		noise:    budget.NewNoise(noiseRate, noiseBurst),
+	}
 }
 
 // Join runs one exchange. The machine gets a message that says what to do; the
@@ -75,6 +95,9 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	ctx, cancel := context.WithTimeout(stream.Context(), exchangeTimeout)
 	defer cancel()
 	caller := rpc.CallerFrom(ctx)
+	if s.refusals.Spent(budget.Source(caller.Addr), s.cfg.Now()) {
+		return fault.New(fault.ErrLimit, "too many joins from your address were refused: wait a minute, then try again with a good token").WithCode(CodeTooMany)
+	}
 	first, err := stream.Recv()
 	if err != nil {
 		return err
@@ -129,8 +152,11 @@ func (s *Server) decide(ctx context.Context, req *request, q *joinv1.Question, a
 		return nil, nil, fault.New(fault.ErrInvalid, "the second message of a join must be an Answer of at most %d bytes", maxProof).WithCode(CodeBadRequest)
 	}
 	t := transcript(req.init, q)
-	defer s.takeTurn(req.init.GetTokenId())()
-	token, err := store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
+	token, err := s.token(ctx, req)
+	if err == nil && token.GetSpec().GetMaxUses() > 0 {
+		defer s.takeTurn(req.init.GetTokenId())()
+		token, err = s.token(ctx, req)
+	}
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil, nil, s.explainUnknown(ctx, req, q, a, t)
 	}
@@ -162,6 +188,10 @@ func (s *Server) decide(ctx context.Context, req *request, q *joinv1.Question, a
 	return result, token, err
 }
 
+func (s *Server) token(ctx context.Context, req *request) (*typesv1.Token, error) {
+	return store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
+}
+
 // explainUnknown says why a token is not there: who proves that it once was this
 // token's holder learns whether it expired or was revoked.
 func (s *Server) explainUnknown(ctx context.Context, req *request, q *joinv1.Question, a *joinv1.Answer, t [32]byte) error {
@@ -181,15 +211,15 @@ func (s *Server) explainUnknown(ctx context.Context, req *request, q *joinv1.Que
 
 // checkToken verifies the proof first: only who knows the secret learns more.
 func (s *Server) checkToken(token *typesv1.Token, req *request, a *joinv1.Answer, t [32]byte) error {
+	verifier := token.GetStatus().GetVerifier()
+	if len(verifier) != ed25519.PublicKeySize || !ed25519.Verify(verifier, t[:], a.GetProof()) {
+		return fault.New(fault.ErrDenied, "the proof of the join token does not fit what was asked: something between this machine and the Auth Service changed the request, or the token is another one").WithCode(CodeTokenProof)
+	}
 	if token.GetSpec().GetJoinMethod() != MethodToken {
 		return fault.New(fault.ErrDenied, "this token is for join method %q: set teleport.join_params.method to it", token.GetSpec().GetJoinMethod()).WithCode(CodeMethodMismatch)
 	}
 	if m := req.init.GetMethod(); m != "" && m != MethodToken {
 		return fault.New(fault.ErrDenied, "teleport.join_params.method is %q, this token is for method %q", clip(m, 32), MethodToken).WithCode(CodeMethodMismatch)
-	}
-	verifier := token.GetStatus().GetVerifier()
-	if len(verifier) != ed25519.PublicKeySize || !ed25519.Verify(verifier, t[:], a.GetProof()) {
-		return fault.New(fault.ErrDenied, "the proof of the join token does not fit what was asked: something between this machine and the Auth Service changed the request, or the token is another one").WithCode(CodeTokenProof)
 	}
 	now := s.cfg.Now()
 	if exp := token.GetMetadata().GetExpires(); exp != nil && !exp.AsTime().After(now) {
@@ -276,8 +306,25 @@ func (s *Server) proxyHosts(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// refuse records a failed join and returns what the machine may know.
+// refuse records a failed join and returns what the machine may know. Refusals that
+// need no proof are recorded at a bounded rate: they cost their maker nothing.
 func (s *Server) refuse(ctx context.Context, req *request, token *typesv1.Token, cause error) error {
+	now := s.cfg.Now()
+	s.refusals.Allow(budget.Source(req.addr), now)
+	skipped, record := 0, true
+	if token == nil || fault.Code(cause) == CodeTokenProof {
+		skipped, record = s.noise.Admit(now)
+	}
+	if record {
+		s.record(ctx, req, token, cause, skipped)
+	}
+	if fault.Kind(cause) == nil {
+		return fault.New(fault.ErrUnreachable, "the Auth Service could not decide on this join just now (its log has the cause): try again").WithCode("internal")
+	}
+	return cause
+}
+
+func (s *Server) record(ctx context.Context, req *request, token *typesv1.Token, cause error, skipped int) {
 	fields := map[string]any{
 		"success":     false,
 		"error":       cause.Error(),
@@ -292,17 +339,15 @@ func (s *Server) refuse(ctx context.Context, req *request, token *typesv1.Token,
 	if token != nil {
 		fields["token_roles"] = token.GetSpec().GetRoles()
 	}
-	event := audit.New(audit.InstanceJoinFailure, fields)
-	emitCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	if skipped > 0 {
+		fields["skipped_events"] = skipped
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := s.cfg.Store.Tx().Emit(event).Commit(emitCtx); err != nil {
+	if err := s.cfg.Store.Tx().Emit(audit.New(audit.InstanceJoinFailure, fields)).Commit(ctx); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "a refused join could not be recorded", "error", err)
 	}
 	s.cfg.Log.InfoContext(ctx, "join refused", "reason", fault.Code(cause), "token", fields["token_name"], "addr", req.addr, "error", cause)
-	if fault.Kind(cause) == nil {
-		return fault.New(fault.ErrUnreachable, "the Auth Service could not decide on this join just now (its log has the cause): try again").WithCode("internal")
-	}
-	return cause
 }
 
 // takeTurn serialises joins by one token; the function returned ends the turn.

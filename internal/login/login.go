@@ -20,8 +20,6 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	loginv1 "teleport/api/login/v1"
 	userv1 "teleport/api/user/v1"
 	"teleport/internal/authz"
@@ -77,7 +75,7 @@ type Server struct {
 	cfg     Config
 	hasher  *hasher
 	sources *budget.Sources
-	noise   *noise
+	noise   *budget.Noise
 }
 
 // New returns a Server.
@@ -105,7 +103,7 @@ func New(cfg Config) (*Server, error) {
 		cfg:     cfg,
 		hasher:  h,
 		sources: budget.NewSources(cfg.SourceRate, int(cfg.SourceRate*burstSeconds), maxSources),
-		noise:   &noise{limit: rate.NewLimiter(noiseRate, noiseBurst)},
+		noise:   budget.NewNoise(noiseRate, noiseBurst),
 	}, nil
 }
 

@@ -62,7 +62,7 @@ func (s *Server) admit(ctx context.Context, a attempt) error {
 // answer, or what went wrong in writing the event.
 func (s *Server) refuse(ctx context.Context, a attempt, reason string, answer error) error {
 	s.cfg.Log.InfoContext(ctx, "login attempt refused", "user", a.user, "method", a.method, "addr", a.caller.Addr, "reason", reason)
-	skipped, ok := s.noise.admit(s.cfg.Now())
+	skipped, ok := s.noise.Admit(s.cfg.Now())
 	if !ok {
 		return answer
 	}
