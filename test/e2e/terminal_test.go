@@ -118,6 +118,7 @@ func findTerminal(ts *testscript.TestScript, args []string) *terminal {
 func typeLine(ts *testscript.TestScript, neg bool, args []string) {
 	t := findTerminal(ts, args)
 	line := rewritten(ts, strings.Join(args[1:], "\n"))
+	t.await(ts, prompt)
 	began := time.Now()
 	t.send(ts, line+"\n")
 	code := t.await(ts, prompt)[1]
