@@ -134,6 +134,9 @@ func (p *process) joinParams(current *state.Holder) (join.Params, error) {
 	if err != nil {
 		return join.Params{}, fmt.Errorf("teleport.auth_token: %w", err)
 	}
+	if warning := config.TokenWarning(value); warning != "" {
+		p.log.Warn(warning) //nolint:sloglint // the message is the finding itself
+	}
 	addr, direct := p.cfg.ProxyServer, false
 	if addr == "" {
 		addr, direct = p.cfg.AuthServer, true

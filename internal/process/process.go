@@ -135,7 +135,7 @@ func (p *process) run(ctx context.Context) (err error) {
 		return &Error{ExitError, err}
 	}
 	defer remove()
-	sup := &supervisor{log: p.log, grace: stopGrace, onReady: p.health.Ready}
+	sup := &supervisor{log: p.log, grace: stopGrace, onReady: p.health.Ready, onDone: p.health.Gone}
 	return sup.run(ctx, p.steps()...)
 }
 
@@ -182,39 +182,46 @@ func (p *process) roles() []types.SystemRole {
 }
 
 // listen opens every port before anything else happens, so that an address in use
-// is the first thing said and changes nothing on disk.
+// is the first thing said and changes nothing on disk. Only an agent that is given
+// the address of an Auth Service opens its port later (makeSSH): the address may turn
+// out to be a Proxy's, and then it needs none.
 func (p *process) listen(ctx context.Context) error {
-	open := func(key, addr string) (string, error) {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-		if err != nil {
-			return "", fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
-		}
-		p.listeners[key] = ln
-		return ln.Addr().String(), nil
-	}
-	var err error
-	if p.cfg.DiagAddr != "" {
-		if p.addrs.Diag, err = open("teleport.diag_addr", p.cfg.DiagAddr); err != nil {
-			return err
-		}
-	}
-	if p.cfg.Auth.Enabled {
-		if p.addrs.Auth, err = open("auth_service.listen_addr", p.cfg.Auth.ListenAddr); err != nil {
-			return err
-		}
-	}
-	if p.cfg.Proxy.Enabled {
-		if p.addrs.Proxy, err = open("proxy_service.web_listen_addr", p.cfg.Proxy.WebListenAddr); err != nil {
-			return err
-		}
-	}
-	// Behind a Proxy the SSH Service needs no port.
-	if p.cfg.SSH.Enabled && p.cfg.ProxyServer == "" {
-		if p.addrs.SSH, err = open("ssh_service.listen_addr", p.cfg.SSH.ListenAddr); err != nil {
-			return err
+	for _, l := range []struct {
+		wanted    bool
+		key, addr string
+		at        *string
+	}{
+		{p.cfg.DiagAddr != "", keyDiag, p.cfg.DiagAddr, &p.addrs.Diag},
+		{p.cfg.Auth.Enabled, keyAuth, p.cfg.Auth.ListenAddr, &p.addrs.Auth},
+		{p.cfg.Proxy.Enabled, keyProxy, p.cfg.Proxy.WebListenAddr, &p.addrs.Proxy},
+		{p.cfg.SSH.Enabled && p.cfg.Auth.Enabled, keySSH, p.cfg.SSH.ListenAddr, &p.addrs.SSH},
+	} {
+		if l.wanted {
+			var err error
+			if *l.at, err = p.open(ctx, l.key, l.addr); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// Keys of the configuration that name the ports of a process.
+const (
+	keyDiag  = "teleport.diag_addr"
+	keyAuth  = "auth_service.listen_addr"
+	keyProxy = "proxy_service.web_listen_addr"
+	keySSH   = "ssh_service.listen_addr"
+)
+
+// open opens a port and returns its address.
+func (p *process) open(ctx context.Context, key, addr string) (string, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return "", fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
+	}
+	p.listeners[key] = ln
+	return ln.Addr().String(), nil
 }
 
 func (p *process) closeListeners() {
@@ -224,7 +231,7 @@ func (p *process) closeListeners() {
 }
 
 func (p *process) makeDiag(context.Context) (Service, error) {
-	ln := p.listeners["teleport.diag_addr"]
+	ln := p.listeners[keyDiag]
 	return serviceFunc{"diag", func(ctx context.Context, ready func()) error {
 		ready()
 		return diag.Serve(ctx, ln, diag.Handler(p.health, p.registry))

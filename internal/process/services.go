@@ -55,7 +55,7 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 		HostID:       p.hostID,
 		Hostname:     p.cfg.Nodename,
 		Backend:      store,
-		Listener:     p.listeners["auth_service.listen_addr"],
+		Listener:     p.listeners[keyAuth],
 		LocalSocket:  p.cfg.LocalSocket(),
 		PublicAddrs:  publicAddrs,
 		StaticTokens: tokens,
@@ -166,7 +166,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 	srv.Spec = &typesv1.ServerSpec{Hostname: p.cfg.Nodename, PublicAddrs: publicAddrs, Version: version.Version}
 	p.servers.announce(srv)
 	return proxy.New(proxy.Config{
-		Listener:               p.listeners["proxy_service.web_listen_addr"],
+		Listener:               p.listeners[keyProxy],
 		Holder:                 p.holder,
 		Cache:                  p.cache,
 		AuthAddr:               p.authAddr(),
@@ -180,15 +180,14 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 	})
 }
 
-func (p *process) makeSSH(context.Context) (Service, error) {
-	const key = "ssh_service.listen_addr"
-	ln := p.listeners[key]
-	if p.viaProxy && ln != nil {
-		// The address given as Auth's is a Proxy's: no port is needed after all.
-		_ = ln.Close()
-		delete(p.listeners, key)
-		ln = nil
+func (p *process) makeSSH(ctx context.Context) (Service, error) {
+	if !p.viaProxy && p.listeners[keySSH] == nil {
+		var err error
+		if p.addrs.SSH, err = p.open(ctx, keySSH, p.cfg.SSH.ListenAddr); err != nil {
+			return nil, err
+		}
 	}
+	ln := p.listeners[keySSH]
 	commands := make([]ssh.Command, 0, len(p.cfg.SSH.Commands))
 	for _, c := range p.cfg.SSH.Commands {
 		commands = append(commands, ssh.Command{Name: c.Name, Command: c.Command, Period: c.Period})

@@ -44,8 +44,9 @@ type supervisor struct {
 	log *slog.Logger
 	// grace is how long a service may take to stop before it is left behind.
 	grace time.Duration
-	// onReady is told of each service that serves.
-	onReady func(name string)
+	// onReady is told of each service that serves, onDone of each step that is over
+	// because it leaves no service behind.
+	onReady, onDone func(name string)
 
 	running []*running
 	failed  chan *running
@@ -102,7 +103,7 @@ func (s *supervisor) take(ctx context.Context, cancel func(), st step) error {
 		return m.err
 	}
 	if m.svc == nil {
-		s.onReady(st.name)
+		s.onDone(st.name)
 		return nil
 	}
 	r := s.start(ctx, m.svc)

@@ -47,7 +47,7 @@ func (d *diary) steady(name string, delay time.Duration) step {
 
 func supervise(t *testing.T, ctx context.Context, steps ...step) error {
 	t.Helper()
-	s := &supervisor{log: slog.New(slog.DiscardHandler), grace: 10 * time.Second, onReady: func(string) {}}
+	s := &supervisor{log: slog.New(slog.DiscardHandler), grace: 10 * time.Second, onReady: func(string) {}, onDone: func(string) {}}
 	return s.run(ctx, steps...)
 }
 
