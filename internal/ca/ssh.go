@@ -11,6 +11,7 @@ import (
 
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/types"
 )
 
 const maxSSHCertificate = 64 << 10
@@ -158,13 +159,44 @@ func checkSource(cert *ssh.Certificate, from net.Addr) error {
 	return fault.Denied("SSH certificate %q may not be used from here: it is bound to %s", clip(cert.KeyId), list)
 }
 
-// HostKeyCallback returns the check of an SSH client for the host called name,
-// whatever address it was dialled at.
-func (t *Trust) HostKeyCallback(name string) ssh.HostKeyCallback {
+// HostKeyCallback returns the check of an SSH client for a host that is called by
+// all of the names and runs the service of the role, whatever address it was
+// dialled at: a certificate of that service, or that of a process that holds the
+// role. Without a name it is nobody's.
+func (t *Trust) HostKeyCallback(role types.SystemRole, names ...string) ssh.HostKeyCallback {
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
-		_, err := t.VerifySSHHost(key, name, time.Now())
-		return err
+		if len(names) == 0 {
+			return fault.Unauthenticated("no host name to hold the host certificate against")
+		}
+		for _, name := range names {
+			id, err := t.VerifySSHHost(key, name, time.Now())
+			if err != nil {
+				return err
+			}
+			if !runs(id.Host, role) {
+				return fault.Unauthenticated("host certificate of %q is not for the %s service: this is another service of the cluster", id.Host.ID, role)
+			}
+		}
+		return nil
 	}
+}
+
+// AnyHostKeyCallback is HostKeyCallback for clients to which every host with the
+// role is as good as another.
+func (t *Trust) AnyHostKeyCallback(role types.SystemRole) ssh.HostKeyCallback {
+	return func(hostport string, addr net.Addr, key ssh.PublicKey) error {
+		cert, ok := key.(*ssh.Certificate)
+		if !ok || cert == nil || len(cert.ValidPrincipals) == 0 {
+			return fault.Unauthenticated("an SSH key without a host certificate of the cluster was shown")
+		}
+		return t.HostKeyCallback(role, cert.ValidPrincipals[0])(hostport, addr, key)
+	}
+}
+
+// runs reports whether a certificate speaks for the service: a certificate for one
+// service does not speak for the others of its process.
+func runs(h *identity.Host, role types.SystemRole) bool {
+	return h.Serves(role) || h.Service == "" && h.Has(role)
 }
 
 // KnownHosts returns lines for OpenSSH's known_hosts that trust the host authority

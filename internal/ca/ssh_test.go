@@ -177,3 +177,45 @@ func TestAuthenticateSSH(t *testing.T) {
 		})
 	}
 }
+
+func TestHostKeyCallback(t *testing.T) {
+	w := newWorld(t, cluster)
+	has := func(roles ...types.SystemRole) func(*ca.HostRequest) {
+		return func(r *ca.HostRequest) { r.Identity.Host.Roles = roles }
+	}
+	const id = hostID
+	for _, tc := range []struct {
+		name    string
+		service types.SystemRole
+		change  func(*ca.HostRequest)
+		wanted  types.SystemRole
+		names   []string
+		ok, any bool
+	}{
+		{"service", types.RoleNode, nil, types.RoleNode, []string{"web1", id}, true, true},
+		{"any_case_with_cluster", types.RoleNode, nil, types.RoleNode, []string{"WEB1." + cluster, id + "." + cluster}, true, true},
+		{"process_with_the_role", "", has(types.RoleNode), types.RoleNode, []string{"web1", id}, true, true},
+		{"process_without_the_role", "", has(types.RoleProxy), types.RoleNode, []string{"web1", id}, false, false},
+		{"other_service_of_the_process", types.RoleProxy, nil, types.RoleNode, []string{"web1", id}, false, false},
+		{"first_name_only", types.RoleNode, nil, types.RoleNode, []string{"web1", "web2"}, false, true},
+		{"second_name_only", types.RoleNode, nil, types.RoleNode, []string{"web2", id}, false, true},
+		{"empty_name", types.RoleNode, nil, types.RoleNode, []string{"web1", ""}, false, true},
+		{"no_name", types.RoleNode, nil, types.RoleNode, nil, false, true},
+		{"no_role", types.RoleNode, nil, "", []string{"web1"}, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, cert := w.host(t, tc.service, tc.change)
+			if err := w.trust.HostKeyCallback(tc.wanted, tc.names...)("", nil, cert); (err == nil) != tc.ok || err != nil && !errors.Is(err, fault.ErrUnauthenticated) {
+				t.Errorf("HostKeyCallback = %v, want success: %v", err, tc.ok)
+			}
+			if err := w.trust.AnyHostKeyCallback(tc.wanted)("", nil, cert); (err == nil) != tc.any {
+				t.Errorf("AnyHostKeyCallback = %v, want success: %v", err, tc.any)
+			}
+		})
+	}
+	for name, key := range map[string]ssh.PublicKey{"plain_key": w.ssh.PublicKey(), "nil": nil, "nil_certificate": (*ssh.Certificate)(nil), "no_principals": &ssh.Certificate{}} {
+		if err := w.trust.AnyHostKeyCallback(types.RoleNode)("", nil, key); !errors.Is(err, fault.ErrUnauthenticated) {
+			t.Errorf("%s: AnyHostKeyCallback = %v, want ErrUnauthenticated", name, err)
+		}
+	}
+}

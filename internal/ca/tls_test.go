@@ -246,7 +246,7 @@ func TestSSHHandshake(t *testing.T) {
 				return permissions, err
 			}}
 			server.AddHostKey(hostSigner)
-			client := &ssh.ClientConfig{User: tc.login, Auth: []ssh.AuthMethod{ssh.PublicKeys(tc.signer)}, HostKeyCallback: w.trust.HostKeyCallback(tc.host)}
+			client := &ssh.ClientConfig{User: tc.login, Auth: []ssh.AuthMethod{ssh.PublicKeys(tc.signer)}, HostKeyCallback: w.trust.HostKeyCallback(types.RoleNode, tc.host)}
 			if err := sshHandshake(t, client, server); (err == nil) != tc.ok {
 				t.Fatalf("handshake = %v, want success: %v", err, tc.ok)
 			}

@@ -109,7 +109,7 @@ type NodeConn struct {
 	*tls.Conn
 	// HostID is the id of the node that was chosen.
 	HostID string
-	// HostName is the name that its host certificate has to carry.
+	// HostName is what the Proxy calls it.
 	HostName string
 }
 
@@ -187,8 +187,8 @@ func responseError(resp *proxyv1.DialResponse) error {
 	return errors.New(resp.GetError())
 }
 
-// names reports whether the answer is about the host that was asked for, so that
-// a Proxy cannot pass one node off as another.
+// names reports whether the answer claims to be about the host that was asked for.
+// That it is, only the node's host certificate says.
 func names(asked, cluster string, resp *proxyv1.DialResponse) bool {
 	short := func(s string) string { return strings.TrimSuffix(strings.ToLower(s), "."+strings.ToLower(cluster)) }
 	return short(asked) == short(resp.GetHostName()) || short(asked) == short(resp.GetHostId())
@@ -209,11 +209,13 @@ func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh
 	}
 	conn := coalesce(node)
 	stop := context.AfterFunc(ctx, func() { _ = node.SetDeadline(time.Unix(1, 0)) })
-	client, chans, reqs, err := ssh.NewClientConn(conn, node.HostName, &ssh.ClientConfig{
-		Config:            sshAlgorithms(),
-		User:              login,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(node.HostName),
+	client, chans, reqs, err := ssh.NewClientConn(conn, host, &ssh.ClientConfig{
+		Config: sshAlgorithms(),
+		User:   login,
+		Auth:   []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		// What the user asked for and not what the Proxy made of it; the id is also
+		// what the Proxy checked the user's rights for.
+		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(types.RoleNode, host, node.HostID),
 		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoRSASHA512v01},
 		ClientVersion:     "SSH-2.0-Teleport",
 	})

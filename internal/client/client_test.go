@@ -136,13 +136,45 @@ func TestDialNode(t *testing.T) {
 	}
 }
 
-// A node that shows another's certificate is refused, whoever routed there.
+// Who answers has to prove that it is the node that the user asked for and the one
+// that the Proxy named: the Proxy is not believed.
 func TestHostKeyIsChecked(t *testing.T) {
-	c := clienttest.Start(t)
-	c.HostName = "db-1"
-	_, err := newClient(t, c, c.Credentials("alice", time.Hour, "root")).SSH(t.Context(), "root", "web-1", 0)
-	if !errors.Is(err, fault.ErrUnauthenticated) {
-		t.Errorf("SSH() = %v, want ErrUnauthenticated", err)
+	const other = "0e0e4c1c-5a3c-4d6c-9a47-6f4a1f0f9b11"
+	type cert struct {
+		role     types.SystemRole
+		id, name string
+	}
+	good := cert{types.RoleNode, clienttest.NodeID, clienttest.NodeName}
+	for name, tt := range map[string]struct {
+		asked            string
+		hostName, hostID string
+		shows            cert
+		want             error
+	}{
+		"by_name":                     {clienttest.NodeName, "", "", good, nil},
+		"by_name_and_cluster":         {clienttest.NodeName + "." + clienttest.Name, "", "", good, nil},
+		"by_id":                       {clienttest.NodeID, "", "", good, nil},
+		"by_id_and_cluster":           {clienttest.NodeID + "." + clienttest.Name, "", "", good, nil},
+		"other_name":                  {clienttest.NodeName, "db-1", "", good, fault.ErrUnauthenticated},
+		"other_node_by_name":          {clienttest.NodeName, "", "", cert{types.RoleNode, other, "db-1"}, fault.ErrUnauthenticated},
+		"other_node_by_id":            {clienttest.NodeID, "db-1", clienttest.NodeID, cert{types.RoleNode, other, "db-1"}, fault.ErrUnauthenticated},
+		"other_node_of_that_name":     {clienttest.NodeName, "", "", cert{types.RoleNode, other, clienttest.NodeName}, fault.ErrUnauthenticated},
+		"the_proxy_itself_by_id":      {clienttest.NodeID, "proxy-1", clienttest.NodeID, cert{types.RoleProxy, other, "proxy-1"}, fault.ErrUnauthenticated},
+		"a_proxy_of_that_name":        {clienttest.NodeName, clienttest.NodeName, other, cert{types.RoleProxy, other, clienttest.NodeName}, fault.ErrUnauthenticated},
+		"another_service_of_the_node": {clienttest.NodeID, "", "", cert{types.RoleApp, clienttest.NodeID, clienttest.NodeName}, fault.ErrUnauthenticated},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := clienttest.Start(t)
+			c.HostName, c.HostID = tt.hostName, tt.hostID
+			c.Impostor(tt.shows.role, tt.shows.id, tt.shows.name)
+			conn, err := newClient(t, c, c.Credentials("alice", time.Hour, "root")).SSH(t.Context(), "root", tt.asked, 0)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("SSH(%q) = %v, want %v", tt.asked, err, tt.want)
+			}
+			if err == nil {
+				_ = conn.Close()
+			}
+		})
 	}
 }
 

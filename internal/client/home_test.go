@@ -17,6 +17,7 @@ import (
 	"teleport/internal/client"
 	"teleport/internal/client/clienttest"
 	"teleport/internal/fault"
+	"teleport/internal/types"
 )
 
 func newHome(t *testing.T) *client.Home {
@@ -270,7 +271,7 @@ func TestDamagedCredentials(t *testing.T) {
 			creds, err := h.Credentials(ctx, p)
 			if name == "no_known_hosts" && err == nil {
 				// Without SSH authorities no host is believed.
-				if err := creds.Trust.HostKeyCallback("x")("x", nil, creds.SSHCert.Key); err == nil {
+				if err := creds.Trust.HostKeyCallback(types.RoleNode, "x")("x", nil, creds.SSHCert.Key); err == nil {
 					t.Error("a host key was believed without an authority")
 				}
 				return

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -175,22 +174,7 @@ type agent struct {
 }
 
 // hostKey accepts any Proxy of the cluster.
-func (c *cluster) hostKey() ssh.HostKeyCallback {
-	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
-		cert, ok := key.(*ssh.Certificate)
-		if !ok {
-			return errors.New("plain key")
-		}
-		id, err := c.trust.VerifySSHHost(key, cert.ValidPrincipals[0], time.Now())
-		if err != nil {
-			return err
-		}
-		if !id.Host.Has(types.RoleProxy) {
-			return errors.New("not a Proxy")
-		}
-		return nil
-	}
-}
+func (c *cluster) hostKey() ssh.HostKeyCallback { return c.trust.AnyHostKeyCallback(types.RoleProxy) }
 
 func echo(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) {
 	_, _ = io.Copy(conn, conn)

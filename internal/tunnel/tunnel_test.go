@@ -303,7 +303,7 @@ func TestProxyRefused(t *testing.T) {
 		key  ssh.Signer
 		want string
 	}{
-		{"not_a_proxy", node, "not a Proxy"},
+		{"not_a_proxy", node, "is not for the Proxy service"},
 		{"wrong_authority", other, "not signed by the host certificate authority"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -63,8 +63,9 @@ type Cluster struct {
 	Web *tls.Certificate
 	// Node is the SSH service behind the Proxy.
 	Node *Node
-	// HostName, if set, is the name that the Proxy answers a DialRequest with.
-	HostName string
+	// HostName, if set, is the name that the Proxy answers a DialRequest with, and
+	// HostID the id; with a HostName alone the id is another's.
+	HostName, HostID string
 
 	t     TB
 	proxy *tls.Certificate
@@ -109,6 +110,13 @@ func New(t TB) *Cluster {
 	c.Status = &statusv1.GetStatusResponse{ClusterName: Name, SoftwareVersion: "0.1.0", CaPins: c.Trust.Pins()}
 	c.Node = &Node{c: c}
 	return c
+}
+
+// Impostor makes the node show the host certificate of another service, as a Proxy
+// can that passes one off as another.
+func (c *Cluster) Impostor(role types.SystemRole, id, name string) {
+	c.t.Helper()
+	_, c.Node.signer = c.host(role, id, name)
 }
 
 // host signs the certificates of a service.

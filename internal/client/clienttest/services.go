@@ -362,7 +362,10 @@ func (c *Cluster) dial(conn *tls.Conn) {
 		name = c.HostName
 	}
 	id := NodeID
-	if c.HostName != "" {
+	switch {
+	case c.HostID != "":
+		id = c.HostID
+	case c.HostName != "":
 		id = "another"
 	}
 	if rpc.WriteFrame(conn, &proxyv1.DialResponse{HostId: id, HostName: name}) == nil {

@@ -337,7 +337,7 @@ func (p *person) dial(t testing.TB, login string) *gossh.Client {
 func (p *person) tryDial(login string) (*gossh.Client, error) {
 	return gossh.Dial("tcp", p.w.addr, &gossh.ClientConfig{
 		User: login, Auth: []gossh.AuthMethod{gossh.PublicKeys(p.key)},
-		HostKeyCallback: p.w.holder.Trust().HostKeyCallback("127.0.0.1"), Timeout: 10 * time.Second,
+		HostKeyCallback: p.w.holder.Trust().HostKeyCallback(types.RoleNode, "127.0.0.1"), Timeout: 10 * time.Second,
 	})
 }
 
