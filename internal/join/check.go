@@ -1,6 +1,7 @@
 package join
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -125,6 +126,12 @@ func checkReserved(r *request, cluster string, proxyHosts []string) error {
 		return fault.New(fault.ErrDenied, "the host name %q is %s: set another teleport.nodename", name, what).WithCode(CodeNameReserved)
 	}
 	serves := slices.Contains(r.roles, types.RoleProxy) || slices.Contains(r.roles, types.RoleAuth)
+	// Every host is also called NAME.CLUSTER: "db.prod" in cluster "prod" would be
+	// what ssh calls "db" there. The address of a Proxy may well be in the domain
+	// that the cluster is named after.
+	if (!serves || slices.Contains(r.roles, types.RoleNode)) && strings.HasSuffix(strings.ToLower(r.init.GetHostname()), "."+strings.ToLower(cluster)) {
+		return refuse(r.init.GetHostname(), fmt.Sprintf("another machine's name followed by the name of the cluster, %q", cluster))
+	}
 	for _, name := range append([]string{r.init.GetHostname()}, r.init.GetPrincipals()...) {
 		lower := strings.ToLower(name)
 		switch {

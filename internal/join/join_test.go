@@ -235,6 +235,7 @@ func TestRefusals(t *testing.T) {
 		{name: "no_pin", edit: func(_ *fixture, p *join.Params) { p.Pins = nil }, code: join.CodeNoTrust, says: "ca_pin", unheard: true},
 		{name: "untrusted_proxy", edit: func(_ *fixture, p *join.Params) { p.Pins, p.Direct = nil, false }, code: join.CodeNoTrust, says: "does not trust the certificate", unheard: true},
 		{name: "host_name_of_cluster", edit: func(_ *fixture, p *join.Params) { p.Hostname = clusterName }, code: join.CodeNameReserved, says: "name of the cluster"},
+		{name: "host_name_in_cluster", edit: func(_ *fixture, p *join.Params) { p.Hostname = "web-1." + strings.ToUpper(clusterName) }, code: join.CodeNameReserved, says: "followed by the name of the cluster"},
 		{name: "internal_name", edit: func(_ *fixture, p *join.Params) { p.Hostname = "auth.teleport.cluster.local" }, code: join.CodeNameReserved, says: "reserved"},
 		{name: "host_id_as_name", edit: func(_ *fixture, p *join.Params) { p.Hostname = "7f2c0a51-0bd4-4d0b-8f6f-0d7c1a3b2e11" }, code: join.CodeNameReserved, says: "host id"},
 		{name: "principals_for_node", edit: func(_ *fixture, p *join.Params) { p.Principals = []string{"proxy.example.com"} }, code: join.CodePrincipalDenied, says: "only the Proxy and Auth"},
