@@ -49,7 +49,7 @@ func Open(dir string) (*Dir, error) {
 		return nil, fault.Invalid("data directory %q: %w", dir, err)
 	}
 	if err := os.MkdirAll(path, dirMode); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTDIR) {
-		return nil, fault.Invalid("data directory %q cannot be made: %w: make it, or set data_dir to one that user id %d can write", path, cause(err), os.Geteuid())
+		return nil, unusable(path, "made", cause(err), fmt.Sprintf("make it, or set data_dir to one that user id %d can write", os.Geteuid()))
 	}
 	if err := checkDir(path, os.Geteuid()); err != nil {
 		return nil, err
@@ -86,9 +86,18 @@ func checkDir(path string, uid int) error {
 		return fault.Invalid("data directory %q can be written by other users (mode %04o): `chmod 700 %s`", path, info.Mode().Perm(), path)
 	}
 	if err := unix.Access(path, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
-		return fault.Invalid("data directory %q cannot be used: %w: `chmod 700 %s`", path, err, path)
+		return unusable(path, "used", err, "`chmod 700 "+path+"`")
 	}
 	return nil
+}
+
+// unusable says that the directory cannot be made or used, and what to do: the
+// advice, unless the file system takes no writes at all.
+func unusable(path, what string, err error, advice string) error {
+	if errors.Is(err, unix.EROFS) {
+		advice = "mount that file system for writing, or set data_dir to a directory on another one"
+	}
+	return fault.Invalid("data directory %q cannot be %s: %w: %s", path, what, err, advice)
 }
 
 // acquire takes the lock, which the kernel gives back when the process ends,

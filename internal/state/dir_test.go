@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"teleport/internal/fault"
 	"teleport/internal/state"
@@ -70,6 +71,24 @@ func wantLine(t *testing.T, err, kind error, texts ...string) {
 		if !strings.Contains(err.Error(), text) {
 			t.Errorf("error %q says nothing of %q", err, text)
 		}
+	}
+}
+
+func TestUnusableAdvice(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		err        error
+		want, lack string
+	}{
+		{"closed", unix.EACCES, "chmod 700 /d", "mount"},
+		{"read_only", unix.EROFS, "mount that file system for writing", "chmod"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := state.Unusable("/d", "used", tt.err, "`chmod 700 /d`")
+			if !errors.Is(err, fault.ErrInvalid) || !errors.Is(err, tt.err) || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), tt.lack) {
+				t.Errorf("got %v, want %q and no %q", err, tt.want, tt.lack)
+			}
+		})
 	}
 }
 
