@@ -24,6 +24,7 @@ type Gate struct {
 	order   *list.List // of *Slot, oldest first
 	sources map[netip.Addr]int
 	changed chan struct{} // closed at the next departure; nil if nobody waits
+	waiting int           // bounded as those inside are
 }
 
 // Slot is one connection's place inside a Gate.
@@ -46,12 +47,13 @@ func NewGate(size, perSource int, grace time.Duration) *Gate {
 	}
 }
 
-// Enter takes a slot for conn and waits for one if it has to. The caller calls
-// Leave as soon as the connection is authenticated or closed.
+// Enter takes a slot for conn and waits for one if it has to, so it belongs into the
+// goroutine of the connection. As many may wait as may be inside; more are refused.
+// The caller calls Leave as soon as the connection is authenticated or closed.
 func (g *Gate) Enter(ctx context.Context, conn net.Conn) (*Slot, error) {
 	source := Source(conn.RemoteAddr())
-	for {
-		s, wait, wake, err := g.try(conn, source)
+	for waits := false; ; waits = true {
+		s, wait, wake, err := g.try(conn, source, waits)
 		if s != nil || err != nil {
 			return s, err
 		}
@@ -59,6 +61,9 @@ func (g *Gate) Enter(ctx context.Context, conn net.Conn) (*Slot, error) {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
+			g.mu.Lock()
+			g.waiting--
+			g.mu.Unlock()
 			return nil, context.Cause(ctx)
 		case <-timer.C:
 		case <-wake:
@@ -67,15 +72,23 @@ func (g *Gate) Enter(ctx context.Context, conn net.Conn) (*Slot, error) {
 	}
 }
 
-// try takes a slot, or says how long to wait and what ends the wait.
-func (g *Gate) try(conn net.Conn, source netip.Addr) (*Slot, time.Duration, <-chan struct{}, error) {
+// try takes a slot, or says how long to wait and what ends the wait; waits is true
+// for one that has waited.
+func (g *Gate) try(conn net.Conn, source netip.Addr, waits bool) (*Slot, time.Duration, <-chan struct{}, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if waits {
+		g.waiting--
+	}
 	now := time.Now()
 	if g.sources[source] >= g.perSource && !g.evictLocked(now, source) {
 		return nil, 0, nil, fault.Limit("too many unauthenticated connections from %s at once: wait a moment", source)
 	}
 	if g.order.Len() >= g.max && !g.evictLocked(now, netip.Addr{}) {
+		if g.waiting >= g.max {
+			return nil, 0, nil, fault.Limit("%d unauthenticated connections wait already: try again in a moment", g.waiting)
+		}
+		g.waiting++
 		if g.changed == nil {
 			g.changed = make(chan struct{})
 		}

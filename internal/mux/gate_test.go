@@ -72,6 +72,42 @@ func TestGate(t *testing.T) {
 	})
 }
 
+// TestGateWaiters fills a gate and its waiting room: the next is refused at once, and
+// those who wait get in, or give their place up.
+func TestGateWaiters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := mux.NewGate(2, 1, 5*time.Second)
+		ctx, giveUp := context.WithCancel(t.Context())
+		results := make(chan error, 4)
+		enter := func(ctx context.Context, ip string) {
+			go func() {
+				_, err := g.Enter(ctx, from(ip))
+				results <- err
+			}()
+			synctest.Wait()
+		}
+		enter(t.Context(), "10.0.0.1")
+		enter(t.Context(), "10.0.0.2")
+		if err := errors.Join(<-results, <-results); err != nil {
+			t.Fatal(err)
+		}
+		enter(ctx, "10.0.0.3")
+		enter(t.Context(), "10.0.0.4")
+		start := time.Now()
+		if _, err := g.Enter(t.Context(), from("10.0.0.5")); !errors.Is(err, fault.ErrLimit) || time.Since(start) != 0 {
+			t.Errorf("Enter with a full waiting room = %v after %v, want ErrLimit at once", err, time.Since(start))
+		}
+		giveUp()
+		if err := <-results; !errors.Is(err, context.Canceled) {
+			t.Errorf("Enter with an ended ctx = %v", err)
+		}
+		enter(t.Context(), "10.0.0.6")
+		if err := errors.Join(<-results, <-results); err != nil || time.Since(start) != 5*time.Second {
+			t.Errorf("those who waited got %v after %v, want nil after 5s", err, time.Since(start))
+		}
+	})
+}
+
 func TestSource(t *testing.T) {
 	for _, tt := range []struct {
 		name string

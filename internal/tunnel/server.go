@@ -54,8 +54,11 @@ type ServerConfig struct {
 	Trust func() *ca.Trust
 	// Signer signs as the Proxy, with a host certificate.
 	Signer func() ssh.Signer
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Admit, if set, refuses a host a tunnel by an error. It has to be quick; when
+	// its answers change, call Recheck.
+	Admit func(hostID string) error
+	Log   *slog.Logger
+	Now   func() time.Time
 
 	// MaxTunnels bounds the tunnels, MaxHandshakes those being authenticated.
 	MaxTunnels, MaxHandshakes int
@@ -127,13 +130,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	links, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	err := mux.Accept(ctx, ln, s.cfg.Log, func(conn net.Conn) {
-		slot, err := s.gate.Enter(ctx, conn)
-		if err != nil {
-			s.cfg.Log.DebugContext(ctx, "tunnel refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
-			_ = conn.Close()
-			return
-		}
-		s.work.Go(func() { s.handshake(ctx, links, conn, slot) })
+		s.work.Go(func() { s.handshake(ctx, links, conn) })
 	})
 	s.drain(links)
 	cut()
@@ -141,8 +138,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// handshake authenticates an agent and starts its tunnel.
-func (s *Server) handshake(ctx, links context.Context, conn net.Conn, slot *mux.Slot) {
+// handshake authenticates an agent, in its turn, and starts its tunnel.
+func (s *Server) handshake(ctx, links context.Context, conn net.Conn) {
+	slot, err := s.gate.Enter(ctx, conn)
+	if err != nil {
+		s.cfg.Log.DebugContext(ctx, "tunnel refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
+		_ = conn.Close()
+		return
+	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	l, chans, reqs, err := s.authenticate(ctx, conn)
 	slot.Leave()
@@ -236,6 +239,10 @@ func (s *Server) register(ctx context.Context, l *agentLink) error {
 	}
 	if s.count >= s.cfg.MaxTunnels {
 		return fault.Limit("this Proxy has %d tunnels, no more fit", s.count)
+	}
+	// With the lock held, so that Recheck sees either this tunnel or came before.
+	if err := s.admits(l.host.ID); err != nil {
+		return err
 	}
 	links := s.tunnels[l.host.ID]
 	if len(links) >= maxPerHost {

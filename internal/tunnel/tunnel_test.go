@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -346,4 +347,64 @@ func TestNoTrustNoTunnel(t *testing.T) {
 	cfg, id := agentConfig(t, c, p.addr)
 	startAgent(t, cfg, id)
 	until(t, "refusal", func() bool { return strings.Contains(log.text(), "knows no certificate authorities") })
+}
+
+// TestWaitingBlocksNobody fills the room for handshakes, so that the next connection
+// waits: one that is refused is still told at once, not when the wait is over.
+func TestWaitingBlocksNobody(t *testing.T) {
+	c := newCluster(t)
+	_, signer := c.host(t, "proxy", types.RoleProxy, time.Hour, types.RoleProxy)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := tunnel.NewServer(tunnel.ServerConfig{
+		Trust: func() *ca.Trust { return c.trust }, Signer: func() ssh.Signer { return signer }, MaxHandshakes: 4, Drain: -1,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, ln) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	dial := func(ip string) net.Conn {
+		t.Helper()
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}}).Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	// The server speaks first, once a connection is inside.
+	read := func(conn net.Conn, limit time.Duration) error {
+		t.Helper()
+		if err := conn.SetReadDeadline(time.Now().Add(limit)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := conn.Read(make([]byte, 1))
+		return err
+	}
+	inside := make([]net.Conn, 4)
+	for i := range inside {
+		inside[i] = dial(fmt.Sprintf("127.0.0.%d", 2+i))
+		if err := read(inside[i], 20*time.Second); err != nil {
+			t.Fatalf("connection %d: %v, want the server's greeting", i, err)
+		}
+	}
+	dial("127.0.0.6") // waits for the grace of the first
+	refused := dial("127.0.0.2")
+	if err := read(refused, 20*time.Second); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("second connection of a source: %v, want it closed", err)
+	}
+	if err := inside[0].SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(io.Discard, inside[0])
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the first connection had to go before the refusal was told: %v", err)
+	}
 }

@@ -30,7 +30,7 @@ func (s *Service) serveAuth(ctx context.Context, ln net.Listener) error {
 			}
 			s.metrics.passed.Inc()
 			defer s.metrics.passed.Dec()
-			join(conn, auth)
+			s.carry(ctx, conn, auth)
 		})
 	})
 }

@@ -1,9 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"sync"
 
 	"teleport/internal/mux"
@@ -22,16 +25,39 @@ const (
 	bulk = 4 << 20
 )
 
+// carry joins two connections and logs what must not happen.
+func (s *Service) carry(ctx context.Context, a, b net.Conn) {
+	if err := join(a, b); err != nil {
+		s.cfg.Log.ErrorContext(ctx, "a connection was ended by a panic", "remote_addr", a.RemoteAddr().String(), "error", err)
+	}
+}
+
 // join copies between two connections until both directions have ended, and closes
 // both. The end of one direction is passed on, so that a peer that has said its last
-// word can still listen.
-func join(a, b net.Conn) {
+// word can still listen. Only a panic of either direction is an error.
+func join(a, b net.Conn) error {
 	var work sync.WaitGroup
-	work.Go(func() { pour(b, a) })
-	pour(a, b)
+	var there, back error
+	work.Go(func() { back = pourSafely(b, a) })
+	there = pourSafely(a, b)
 	work.Wait()
 	_ = a.Close()
 	_ = b.Close()
+	return errors.Join(there, back)
+}
+
+// pourSafely is pour, but a panic ends both directions and is an error: nobody else
+// is there to catch it.
+func pourSafely(dst, src net.Conn) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			_ = dst.Close()
+			_ = src.Close()
+		}
+	}()
+	pour(dst, src)
+	return nil
 }
 
 // pour copies src to dst and passes its end on.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -50,7 +52,9 @@ func TestJoin(t *testing.T) {
 			right, inRight := tcpPair(t)
 			done := make(chan struct{})
 			go func() {
-				join(tt.wrap(inLeft), tt.wrap(inRight))
+				if err := join(tt.wrap(inLeft), tt.wrap(inRight)); err != nil {
+					t.Error(err)
+				}
 				close(done)
 			}()
 			go func() { // the right end echoes, and ends when the left has
@@ -73,7 +77,7 @@ func TestJoin(t *testing.T) {
 func TestJoinPassesTheEndOn(t *testing.T) {
 	left, inLeft := tcpPair(t)
 	right, inRight := tcpPair(t)
-	go join(inLeft, inRight)
+	go func() { _ = join(inLeft, inRight) }()
 	_ = left.(*net.TCPConn).CloseWrite()
 	if _, err := right.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("right: Read() = %v, want the end", err)
@@ -96,13 +100,47 @@ func TestJoinEndsWhenOneSideBreaks(t *testing.T) {
 	left, inLeft := tcpPair(t)
 	_, inRight := tcpPair(t)
 	done := make(chan struct{})
-	go func() { join(inLeft, inRight); close(done) }()
+	go func() { _ = join(inLeft, inRight); close(done) }()
 	_ = left.(*net.TCPConn).SetLinger(0)
 	_ = left.Close() // reset
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
 		t.Fatal("join does not end after a reset")
+	}
+}
+
+// faulty is a connection that panics when it is read from.
+type faulty struct{ net.Conn }
+
+func (faulty) Read([]byte) (int, error) { panic("faulty read") }
+
+// TestJoinPanic lets each direction panic: the process goes on, the panic is
+// an error with its stack, and both connections are closed.
+func TestJoinPanic(t *testing.T) {
+	for name, wrap := range map[string]func(a, b net.Conn) (net.Conn, net.Conn){
+		"first":  func(a, b net.Conn) (net.Conn, net.Conn) { return a, faulty{b} },
+		"second": func(a, b net.Conn) (net.Conn, net.Conn) { return faulty{a}, b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			left, inLeft := tcpPair(t)
+			right, inRight := tcpPair(t)
+			done := make(chan error, 1)
+			go func() { done <- join(wrap(inLeft, inRight)) }()
+			select {
+			case err := <-done:
+				if err == nil || !strings.Contains(err.Error(), "faulty read") || !strings.Contains(err.Error(), "faulty.Read") {
+					t.Errorf("join = %v, want the panic and its stack", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("join does not end after a panic")
+			}
+			for _, c := range []net.Conn{left, right} {
+				if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("Read() = %v, want a closed connection", err)
+				}
+			}
+		})
 	}
 }
 

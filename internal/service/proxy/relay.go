@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"google.golang.org/grpc"
@@ -136,6 +138,12 @@ func (r *relay) Join(down grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.Jo
 	// This goroutine ends with the stream of the machine, which ends when Join
 	// returns. The end of the exchange is Auth's answer below.
 	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				r.s.cfg.Log.ErrorContext(ctx, "a join was ended by a panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				cancel(errors.New("panic in join"))
+			}
+		}()
 		if err := passMachine(down, up); err != nil {
 			cancel(err)
 		}

@@ -41,17 +41,17 @@ func (s *Service) serveUsers(ctx context.Context, ln net.Listener) error {
 	config := s.serverTLS(tls.RequireAndVerifyClientCert, mux.ALPNProxySSH)
 	gate := mux.NewGate(maxHandshakes, maxHandshakes/2, handshakeGrace)
 	return mux.Accept(ctx, ln, s.cfg.Log, func(raw net.Conn) {
-		slot, err := gate.Enter(ctx, raw)
-		if err != nil {
-			s.metrics.overLimit.Inc()
-			_ = raw.Close()
-			return
-		}
 		conn := tls.Server(raw, config)
-		s.track(ctx, conn, s.cfg.Drain, func(ctx context.Context) {
+		s.track(ctx, conn, s.cfg.Drain, func(own context.Context) {
+			slot, err := gate.Enter(ctx, raw)
+			if err != nil {
+				s.metrics.overLimit.Inc()
+				_ = raw.Close()
+				return
+			}
 			defer slot.Leave()
-			if err := s.serveUser(ctx, conn, slot); err != nil {
-				s.cfg.Log.InfoContext(ctx, "connection of a user refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
+			if err := s.serveUser(own, conn, slot); err != nil {
+				s.cfg.Log.InfoContext(own, "connection of a user refused", "remote_addr", conn.RemoteAddr().String(), "error", err)
 			}
 		})
 	})
@@ -74,7 +74,7 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 		_ = node.Close()
 		return err
 	}
-	join(conn, node)
+	s.carry(ctx, conn, node)
 	return nil
 }
 
