@@ -218,9 +218,8 @@ func (w *world) join(t testing.TB) *state.State {
 	roles := []types.SystemRole{types.RoleNode, types.RoleProxy}
 	issue := func(service types.SystemRole) *joinv1.ServiceCertificates {
 		req := ca.HostRequest{
-			Identity:   identity.Identity{Cluster: cluster, Host: &identity.Host{ID: hostID, Name: node, Roles: roles, Service: service, Generation: 1}},
-			TLSKey:     must(keys.PublicDER(tlsKey.Public())),
-			Principals: []string{"127.0.0.1"},
+			Identity: identity.Identity{Cluster: cluster, Host: &identity.Host{ID: hostID, Name: node, Roles: roles, Service: service, Generation: 1}},
+			TLSKey:   must(keys.PublicDER(tlsKey.Public())),
 		}
 		if service != types.RoleProxy {
 			req.SSHKey = sshPublic.Marshal()
@@ -287,7 +286,7 @@ func (p *person) options() []string {
 	_, port, _ := net.SplitHostPort(p.w.addr)
 	return []string{
 		"-F", "none", "-i", p.file, "-o", "CertificateFile=" + p.file + "-cert.pub", "-o", "Port=" + port, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-		"-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile=" + p.w.path("known_hosts"), "-o", "GlobalKnownHostsFile=none",
+		"-o", "StrictHostKeyChecking=yes", "-o", "HostKeyAlias=" + node, "-o", "UserKnownHostsFile=" + p.w.path("known_hosts"), "-o", "GlobalKnownHostsFile=none",
 	}
 }
 
@@ -337,7 +336,7 @@ func (p *person) dial(t testing.TB, login string) *gossh.Client {
 func (p *person) tryDial(login string) (*gossh.Client, error) {
 	return gossh.Dial("tcp", p.w.addr, &gossh.ClientConfig{
 		User: login, Auth: []gossh.AuthMethod{gossh.PublicKeys(p.key)},
-		HostKeyCallback: p.w.holder.Trust().HostKeyCallback(types.RoleNode, "127.0.0.1"), Timeout: 10 * time.Second,
+		HostKeyCallback: p.w.holder.Trust().HostKeyCallback(types.RoleNode, node), Timeout: 10 * time.Second,
 	})
 }
 
