@@ -408,3 +408,55 @@ func TestWaitingBlocksNobody(t *testing.T) {
 		t.Errorf("the first connection had to go before the refusal was told: %v", err)
 	}
 }
+
+// A host that is removed loses its tunnels with what goes through them, and gets
+// none until it is admitted again; nobody else notices.
+func TestAdmit(t *testing.T) {
+	c := newCluster(t)
+	var mu sync.Mutex
+	removed := map[string]bool{}
+	remove := func(id string, yes bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		removed[id] = yes
+	}
+	log := &recorder{}
+	p := startProxy(t, c, nil, func(cfg *tunnel.ServerConfig) {
+		cfg.Log = slog.New(log)
+		cfg.Admit = func(id string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if removed[id] {
+				return fault.Denied("host %s was removed", id)
+			}
+			return nil
+		}
+	})
+	stays, staysID := agentConfig(t, c, p.addr)
+	startAgent(t, stays, staysID).wait(t, true)
+	goes, goesID := agentConfig(t, c, p.addr)
+	a := startAgent(t, goes, goesID)
+	a.wait(t, true)
+	kept, cut := p.dial(t, staysID), p.dial(t, goesID)
+
+	p.Recheck(t.Context())
+	if p.Count() != 2 {
+		t.Errorf("Count() = %d after a check without a removal, want 2", p.Count())
+	}
+	remove(goesID, true)
+	p.Recheck(t.Context())
+	a.wait(t, false)
+	_, _ = io.ReadAll(cut) // returns: what went through the tunnel ended with it
+	until(t, "the removed host is refused", func() bool { return strings.Contains(log.text(), "tunnel refused") })
+	if p.Connected(goesID) {
+		t.Error("a removed host has a tunnel")
+	}
+	if _, err := kept.Write([]byte("x")); err != nil {
+		t.Errorf("Write() through another host's tunnel = %v", err)
+	}
+	if _, err := io.ReadFull(kept, make([]byte, 1)); err != nil {
+		t.Errorf("Read() through another host's tunnel = %v", err)
+	}
+	remove(goesID, false)
+	a.wait(t, true)
+}
