@@ -152,7 +152,8 @@ func (s *AgentServer) removed(hostID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.hosts[hostID] {
-		a.cancel(fault.Denied("host %s was removed from the cluster: delete its data directory and join afresh", hostID))
+		a.cancel(fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", hostID).
+			WithCode("host_removed")) // as package join says it
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
 	agentv1 "teleport/api/agent/v1"
 	typesv1 "teleport/api/types/v1"
@@ -244,6 +245,42 @@ func TestEachGetsWhatItDecidesWith(t *testing.T) {
 	})
 }
 
+// Proxies learn which hosts there are, and nothing else of them; agents do not.
+func TestProxiesKnowTheHosts(t *testing.T) {
+	in(t, func(t *testing.T, b *bubble) {
+		instance := func(generation uint64) *typesv1.Instance {
+			i := types.New(types.KindInstance, "h1").(*typesv1.Instance)
+			i.Metadata.Labels = map[string]string{"team": "db"}
+			i.Spec = &typesv1.InstanceSpec{Hostname: "one", Token: "the-token", Roles: []string{"Node"}}
+			i.Status = &typesv1.InstanceStatus{Generation: generation}
+			return i
+		}
+		node, proxy := b.connect("h2", 100, types.RoleNode), b.connect("p1", 100, types.RoleProxy)
+		node.hello("", 0)
+		node.expect("role/r1")
+		proxy.hello("", 0)
+		proxy.expect("node/n1", "role/r1")
+		b.put(instance(1))
+		c := proxy.recv().GetChange()
+		got := unpacked(t, c.GetResource())
+		if want := (&typesv1.Instance{Kind: types.KindInstance}); c.GetName() != "h1" || !proto.Equal(got, want) {
+			t.Errorf("the proxy got %q %v, want no more than the kind and the name", c.GetName(), got)
+		}
+		proxy.expect()
+		b.put(instance(2))
+		proxy.quiet() // a renewal changes nothing for it
+		check(t, b.store.Tx().Delete(types.KindInstance, "h1", "").Commit(t.Context()))
+		proxy.expect("-instance/h1")
+		node.quiet()
+		late := b.connect("p2", 100, types.RoleProxy)
+		late.hello("", 0)
+		late.expect("node/n1", "role/r1")
+		for _, s := range []*session{node, proxy, late} {
+			s.cancel()
+		}
+	})
+}
+
 func TestHeartbeatsAreNotPassedOn(t *testing.T) {
 	in(t, func(t *testing.T, b *bubble) {
 		proxy := b.connect("p1", 100, types.RoleProxy)
@@ -438,6 +475,9 @@ func TestStreamEnds(t *testing.T) {
 					return
 				}
 				want(t, err, tt.kind, tt.part)
+				if tt.name == "host_is_removed" && fault.Code(err) != "host_removed" {
+					t.Errorf("code = %q, want that of a removed host", fault.Code(err))
+				}
 			})
 		})
 	}

@@ -134,10 +134,17 @@ func removeServer(ctx context.Context, _ Config, tx *store.Tx, r types.Resource)
 }
 
 // removeInstance takes a process out of the cluster: its certificates are not
-// served any longer, and its servers go with it.
+// served any longer, and its servers go with it. Auth's own process would only make
+// its instance anew.
 func removeInstance(ctx context.Context, cfg Config, tx *store.Tx, r types.Resource) error {
+	switch _, err := cfg.Store.Get(ctx, types.KindAuthServer, r.GetMetadata().GetName()); {
+	case err == nil:
+		return fault.Invalid("instance %q runs the Auth Service, which cannot take itself out of the cluster: stop it, then remove it from another one", r.GetMetadata().GetName())
+	case !errors.Is(err, fault.ErrNotFound):
+		return err
+	}
 	deleteAt(tx, r)
-	for _, kind := range []string{types.KindNode, types.KindProxy, types.KindAuthServer} {
+	for _, kind := range []string{types.KindNode, types.KindProxy} {
 		if err := deleteIfThere(ctx, cfg, tx, kind, r.GetMetadata().GetName()); err != nil {
 			return err
 		}

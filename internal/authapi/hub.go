@@ -40,7 +40,8 @@ type hub struct {
 	// complete is the revision up to which every change was taken. It is behind the
 	// last one seen, since a transaction arrives as several changes of one revision.
 	complete uint64
-	// agents decide with agentKinds only; proxies also find servers.
+	// agents decide with agentKinds only; proxies also find servers and know who was
+	// removed.
 	agents, proxies *feed
 	// epoch is random: revisions mean something to this process only, so that a
 	// store that was restored from a backup cannot be taken for its own future.
@@ -70,11 +71,12 @@ func agentKinds() []string {
 	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole}
 }
 
-func proxyKinds() []string { return append(agentKinds(), types.KindNode, types.KindProxy) }
-
-// watchedKinds also has instance, whose deletion ends the streams of the host; one
-// that is missed ends them at their next refresh.
-func watchedKinds() []string { return append(proxyKinds(), types.KindInstance) }
+// proxyKinds also has instance, of which Proxies get no more than that it is there:
+// a host that was removed has no business with them. Its deletion ends the control
+// streams of the host as well.
+func proxyKinds() []string {
+	return append(agentKinds(), types.KindNode, types.KindProxy, types.KindInstance)
+}
 
 func newHub(s *store.Store, log *slog.Logger, onGone func(string)) (*hub, error) {
 	var b [16]byte
@@ -113,7 +115,7 @@ func (h *hub) follow(ctx context.Context, following func()) error {
 	if err := h.load(snapshot, revision); err != nil {
 		return err
 	}
-	w, err := h.store.Watch(ctx, watchedKinds(), revision)
+	w, err := h.store.Watch(ctx, proxyKinds(), revision)
 	if err != nil {
 		return err
 	}
@@ -170,11 +172,8 @@ func (h *hub) load(snapshot []types.Change, revision uint64) error {
 
 // take takes one change over.
 func (h *hub) take(c types.Change) error {
-	if c.Kind == types.KindInstance {
-		if c.Resource == nil {
-			h.onGone(c.Name)
-		}
-		return nil
+	if c.Kind == types.KindInstance && c.Resource == nil {
+		h.onGone(c.Name)
 	}
 	e, err := newEntry(c)
 	if err != nil {
@@ -209,11 +208,15 @@ func newEntry(c types.Change) (*entry, error) {
 	change := &agentv1.Change{Revision: c.Revision, Kind: c.Kind, Name: c.Name}
 	if c.Resource != nil {
 		r := public(c.Resource)
-		if s, ok := r.(*typesv1.Server); ok {
+		switch known := r.(type) {
+		case *typesv1.Server:
 			// The store renews these with every heartbeat.
-			s = proto.CloneOf(s)
-			s.Metadata.Expires, s.Metadata.Revision = nil, ""
-			r = s
+			known = proto.CloneOf(known)
+			known.Metadata.Expires, known.Metadata.Revision = nil, ""
+			r = known
+		case *typesv1.Instance:
+			// The name is in the change: there is one of each for every machine.
+			r = &typesv1.Instance{Kind: types.KindInstance}
 		}
 		packed, err := types.ToAny(r)
 		if err != nil {

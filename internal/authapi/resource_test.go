@@ -312,15 +312,34 @@ func TestDeleteInstanceTakesItsServersAlong(t *testing.T) {
 	e := newEnv(t)
 	instance := types.New(types.KindInstance, "h1").(*typesv1.Instance)
 	instance.Spec = &typesv1.InstanceSpec{Hostname: "one", Roles: []string{"Node"}}
-	e.put(instance, newNode("h1", nil))
+	proxy := newNode("h1", nil)
+	proxy.Kind = types.KindProxy
+	e.put(instance, newNode("h1", nil), proxy)
 	client := resourcev1.NewResourceServiceClient(e.admin())
 	_, err := client.DeleteResource(t.Context(), &resourcev1.DeleteResourceRequest{Kind: "instance", Name: "h1"})
 	check(t, err)
-	if _, err := e.store.Get(t.Context(), "node", "h1"); !errors.Is(err, fault.ErrNotFound) {
-		t.Errorf("node = %v, want it gone", err)
+	for _, kind := range []string{types.KindInstance, types.KindNode, types.KindProxy} {
+		if _, err := e.store.Get(t.Context(), kind, "h1"); !errors.Is(err, fault.ErrNotFound) {
+			t.Errorf("%s = %v, want it gone", kind, err)
+		}
 	}
 	if got := e.codes(); !slices.Equal(got, []string{"TIN00I"}) {
 		t.Errorf("events = %v", got)
+	}
+}
+
+func TestAuthKeepsItsOwnInstance(t *testing.T) {
+	e := newEnv(t)
+	instance := types.New(types.KindInstance, "h1").(*typesv1.Instance)
+	instance.Spec = &typesv1.InstanceSpec{Hostname: "one", Roles: []string{"Auth"}}
+	auth := newNode("h1", nil)
+	auth.Kind = types.KindAuthServer
+	e.put(instance, auth)
+	client := resourcev1.NewResourceServiceClient(e.admin())
+	_, err := client.DeleteResource(t.Context(), &resourcev1.DeleteResourceRequest{Kind: "instance", Name: "h1"})
+	want(t, err, fault.ErrInvalid, "runs the Auth Service")
+	if _, err := e.store.Get(t.Context(), types.KindInstance, "h1"); err != nil {
+		t.Errorf("instance = %v, want it kept", err)
 	}
 }
 

@@ -162,6 +162,21 @@ func (c *Cache) Node(id string) (*typesv1.Server, bool) {
 	return getLocked[*typesv1.Server](c, types.KindNode, id)
 }
 
+// Removed reports whether the host is not, or no longer, a process of the cluster.
+// Only the cache of a Proxy knows, and it has at least the Proxy itself: while it
+// has no host at all, before the first Synced or with an Auth Service that does not
+// tell, nobody was removed.
+func (c *Cache) Removed(hostID string) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	t := c.current[types.KindInstance]
+	if !c.isSynced || t == nil || len(t.byName) == 0 {
+		return false
+	}
+	_, ok := t.byName[hostID]
+	return !ok
+}
+
 // ClusterName returns the cluster's name resource, or nil before it is known.
 func (c *Cache) ClusterName() *typesv1.ClusterName {
 	if all := list[*typesv1.ClusterName](c, types.KindClusterName); len(all) > 0 {

@@ -167,3 +167,35 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestRemoved(t *testing.T) {
+	instance := func(id string) types.Change {
+		return types.Change{Kind: types.KindInstance, Name: id, Resource: &typesv1.Instance{Kind: types.KindInstance}}
+	}
+	c := cache.New()
+	expect := func(when, id string, want bool) {
+		t.Helper()
+		if got := c.Removed(id); got != want {
+			t.Errorf("%s: Removed(%s) = %v, want %v", when, id, got, want)
+		}
+	}
+	expect("empty", "h1", false)
+	c.Reset()
+	c.Apply(instance("proxy"))
+	expect("during the first snapshot", "h1", false)
+	c.Apply(instance("h1"))
+	c.Synced(1)
+	expect("known", "h1", false)
+	expect("never known", "h2", true)
+	c.Apply(gone(types.KindInstance, "h1"))
+	expect("deleted", "h1", true)
+	c.Apply(instance("h1"))
+	expect("back", "h1", false)
+	c.Reset()
+	expect("during another snapshot", "h1", false)
+	c.Apply(instance("proxy"))
+	c.Synced(2)
+	expect("not in the snapshot", "h1", true)
+	c.Apply(gone(types.KindInstance, "proxy"))
+	expect("no hosts at all", "h1", false)
+}

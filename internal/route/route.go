@@ -115,20 +115,20 @@ func (r *Router) Find(caller *identity.Identity, target Target) (*typesv1.Server
 // ambiguous.
 func (r *Router) candidates(names []string) [][]*typesv1.Server {
 	now := r.cfg.Now()
-	expired := func(n *typesv1.Server) bool {
+	gone := func(n *typesv1.Server) bool {
 		e := n.GetMetadata().GetExpires()
-		return e != nil && !e.AsTime().After(now)
+		return e != nil && !e.AsTime().After(now) || r.cfg.Cache.Removed(n.GetMetadata().GetName())
 	}
 	var out [][]*typesv1.Server
 	for _, name := range names {
-		if node, ok := r.cfg.Cache.Node(name); ok && !expired(node) {
+		if node, ok := r.cfg.Cache.Node(name); ok && !gone(node) {
 			out = append(out, []*typesv1.Server{node})
 		}
 	}
 	var named []*typesv1.Server
 	for _, node := range r.cfg.Cache.Nodes() {
 		called := func(name string) bool { return strings.EqualFold(node.GetSpec().GetHostname(), name) }
-		if slices.ContainsFunc(names, called) && !expired(node) {
+		if slices.ContainsFunc(names, called) && !gone(node) {
 			named = append(named, node)
 		}
 	}

@@ -140,6 +140,22 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// The node of a host that was removed is not found, by name or by id, even while
+// its resource is there.
+func TestFindRemoved(t *testing.T) {
+	var c *cache.Cache
+	r := newRouter(t, tunnels{web1: true, web2: true}, func(cfg *route.Config) { c = cfg.Cache })
+	for _, id := range []string{web2, db} {
+		c.Apply(types.Change{Kind: types.KindInstance, Name: id, Resource: &typesv1.Instance{Kind: types.KindInstance}})
+	}
+	if node, err := r.Find(user("web"), route.Target{Host: "web"}); err != nil || node.GetMetadata().GetName() != web2 {
+		t.Errorf("Find(web) = %v, %v, want the one whose host is left", node, err)
+	}
+	if node, err := r.Find(user("web"), route.Target{Host: web1}); !errors.Is(err, fault.ErrNotFound) {
+		t.Errorf("Find(%s) = %v, %v, want ErrNotFound", web1, node, err)
+	}
+}
+
 func TestDialThroughTunnel(t *testing.T) {
 	r := newRouter(t, tunnels{web2: true})
 	conn, node, err := r.Dial(t.Context(), user("web"), route.Target{Host: "web"}, "192.0.2.7:1")

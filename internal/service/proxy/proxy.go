@@ -128,7 +128,8 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s.tunnels = tunnel.NewServer(tunnel.ServerConfig{
-		Trust: cfg.Holder.Trust, Signer: func() ssh.Signer { return cfg.Holder.SSHSigner(types.RoleProxy) }, Log: cfg.Log, Drain: cfg.Drain,
+		Trust: cfg.Holder.Trust, Signer: func() ssh.Signer { return cfg.Holder.SSHSigner(types.RoleProxy) }, Admit: s.admit,
+		Log: cfg.Log, Drain: cfg.Drain,
 	})
 	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.tunnels, Certificate: s.certificate, Loopback: s.loopback})
 	if s.metrics, err = newMetrics(cfg.Registerer, s.port.Stats, s.tunnels.Count); err != nil {
@@ -177,6 +178,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	g.Go(func() error {
 		return s.tunnels.Serve(ctx, tls.NewListener(tunnelPort, s.serverTLS(tls.NoClientCert, mux.ALPNTunnel)))
 	})
+	g.Go(func() error { return s.closeRemoved(ctx) })
 	g.Go(func() error { return s.web.reload(ctx, s.cfg.KeypairsReloadInterval, s.cfg.Log) })
 	s.cfg.Log.InfoContext(ctx, "proxy service is ready", "addr", s.cfg.Listener.Addr().String(), "public_addr", s.cfg.PublicAddr)
 	ready()

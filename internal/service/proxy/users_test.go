@@ -51,6 +51,42 @@ func TestUserReachesNodeThroughTunnel(t *testing.T) {
 	}
 }
 
+// A host that is removed loses its tunnel and the sessions through it, and does not
+// get another one; its node is not found, whether it has an address or not.
+func TestRemovedHostIsCut(t *testing.T) {
+	w := newWorld(t)
+	goes, stays := w.agent(t, "web-1", "web", nil), w.agent(t, "web-2", "web", nil)
+	alice := w.user(t, "web")
+	w.addNode("direct", "web-3", "web", "127.0.0.1:1")
+	w.addInstance(stays, true)
+	w.addInstance(goes, true)
+	cut, resp := w.dialUser(t, alice, &proxyv1.DialRequest{Host: "web-1"})
+	if resp.GetError() != "" {
+		t.Fatalf("dial = %v", resp)
+	}
+	w.addInstance(goes, false)
+	_ = cut.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := cut.Read(make([]byte, 1)); err == nil || errTimeout(err) {
+		t.Errorf("the session of a removed host: Read() = %v, want its end", err)
+	}
+	for _, host := range []string{"web-1", goes, "web-3", "direct"} {
+		if _, resp := w.dialUser(t, alice, &proxyv1.DialRequest{Host: host}); resp.GetErrorKind() != fault.ErrNotFound.Error() {
+			t.Errorf("dial %q of a removed host = %v, want %v", host, resp, fault.ErrNotFound)
+		}
+	}
+	if _, resp := w.dialUser(t, alice, &proxyv1.DialRequest{Host: "web-2"}); resp.GetError() != "" {
+		t.Errorf("dial of a host that stays = %v", resp)
+	}
+	stranger := w.join(t, types.RoleNode)
+	if w.takesTunnel(t, stranger) {
+		t.Error("a host that is not of the cluster got a tunnel")
+	}
+	w.addInstance(stranger.HostID(), true)
+	if !w.takesTunnel(t, stranger) {
+		t.Error("a host of the cluster got no tunnel")
+	}
+}
+
 func TestUserReachesNodeByAddress(t *testing.T) {
 	w := newWorld(t)
 	// A node without a tunnel gets the preamble and believes it.

@@ -140,6 +140,15 @@ func (w *world) fillCache() {
 	w.cache.Synced(1)
 }
 
+// addInstance says that a host is of the cluster, or that it is not any more.
+func (w *world) addInstance(id string, there bool) {
+	c := types.Change{Revision: 2, Kind: types.KindInstance, Name: id}
+	if there {
+		c.Resource = &typesv1.Instance{Kind: types.KindInstance}
+	}
+	w.cache.Apply(c)
+}
+
 // addNode announces a node.
 func (w *world) addNode(id, hostname, env, addr string) {
 	n := types.New(types.KindNode, id).(*typesv1.Server)
@@ -222,6 +231,28 @@ func (w *world) agent(t testing.TB, hostname, env string, seen chan<- string) st
 	}
 	w.addNode(h.HostID(), hostname, env, "")
 	return h.HostID()
+}
+
+// takesTunnel reports whether the Proxy takes a tunnel of the host.
+func (w *world) takesTunnel(t testing.TB, h *state.Holder) bool {
+	t.Helper()
+	conn := w.dialTLS(t, nil, mux.ALPNTunnel)
+	sc, chans, reqs, err := ssh.NewClientConn(conn, w.addr, &ssh.ClientConfig{
+		User: h.HostID(), Auth: []ssh.AuthMethod{ssh.PublicKeys(h.SSHSigner(""))},
+		HostKeyCallback: h.Trust().AnyHostKeyCallback(types.RoleProxy), HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sc.Close()
+	go ssh.DiscardRequests(reqs)
+	go func() {
+		for c := range chans {
+			_ = c.Reject(ssh.Prohibited, "")
+		}
+	}()
+	_, _, err = sc.SendRequest("are you there?", true, nil)
+	return err == nil
 }
 
 // dialUser asks the Proxy for a host.
