@@ -57,6 +57,18 @@ func TestReadyz(t *testing.T) {
 			map[string]diag.State{"ssh": "ok"},
 		},
 		{
+			"impaired_while_starting", func(h *diag.Health) { h.Starting("auth"); h.Impaired("auth", errors.New("disk full")); h.Ready("auth") },
+			503, diag.StateDegraded, "auth: disk full", map[string]diag.State{"auth": "degraded"},
+		},
+		{
+			"impaired_no_more", func(h *diag.Health) {
+				h.Starting("auth")
+				h.Impaired("auth", errors.New("disk full"))
+				h.Impaired("auth", nil)
+			},
+			400, diag.StateStarting, "auth: starting", map[string]diag.State{"auth": "starting"},
+		},
+		{
 			"gone", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", nil); h.Gone("ssh") }, 200, diag.StateOK, "",
 			map[string]diag.State{"auth": "ok"},
 		},

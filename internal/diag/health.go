@@ -34,6 +34,8 @@ type Health struct {
 
 	mu       sync.Mutex
 	services map[string]status
+	// impaired has what keeps services that serve from doing all their work.
+	impaired map[string]string
 }
 
 type status struct {
@@ -47,6 +49,7 @@ func NewHealth() *Health {
 		desc: prometheus.NewDesc("process_state",
 			"State of a service of this process: 0 ok, 2 degraded, 3 starting.", []string{"service"}, nil),
 		services: map[string]status{},
+		impaired: map[string]string{},
 	}
 }
 
@@ -59,11 +62,27 @@ func (h *Health) Ready(service string) { h.set(service, status{state: StateOK}) 
 // Degraded says that the service runs but cannot do its work, and why. The error
 // is shown to whoever asks for readiness.
 func (h *Health) Degraded(service string, err error) {
-	reason := "unknown"
-	if err != nil {
-		reason = oneLine(err.Error())
+	h.set(service, status{state: StateDegraded, reason: reasonOf(err)})
+}
+
+// Impaired says that something fails that a service needs, such as its disk, and
+// with nil that it works again. Until then the service counts as degraded, whatever
+// else is said of it: that it has started, for one.
+func (h *Health) Impaired(service string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		delete(h.impaired, service)
+		return
 	}
-	h.set(service, status{state: StateDegraded, reason: reason})
+	h.impaired[service] = reasonOf(err)
+}
+
+func reasonOf(err error) string {
+	if err == nil {
+		return "unknown"
+	}
+	return oneLine(err.Error())
 }
 
 // Gone forgets a service that has ended in an orderly way.
@@ -71,6 +90,7 @@ func (h *Health) Gone(service string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.services, service)
+	delete(h.impaired, service)
 }
 
 func (h *Health) set(service string, s status) {
@@ -99,6 +119,9 @@ func (h *Health) Report() Report {
 	var blame []string
 	for _, name := range slices.Sorted(maps.Keys(h.services)) {
 		s := h.services[name]
+		if reason, ok := h.impaired[name]; ok && s.state != StateDegraded {
+			s = status{state: StateDegraded, reason: reason}
+		}
 		r.Services[name] = s.state
 		switch s.state {
 		case StateDegraded:

@@ -55,23 +55,75 @@ func (p *process) makeIdentity(ctx context.Context) (Service, error) {
 }
 
 // issueLocal lets the Auth Service of this process make the identity. It is made
-// anew at each start, under the same host id.
+// anew at each start, under the same host id; when the disk is full the process
+// starts with the one of before, so that somebody can log in and clean up.
 func (p *process) issueLocal(ctx context.Context) error {
+	held := p.heldIdentity()
+	if held != nil {
+		// Auth counts what it issues: see first whether there is room to save it.
+		if err := p.dir.Save(held.State()); errors.Is(err, fault.ErrLimit) {
+			p.keep(ctx, held, err)
+			return nil
+		}
+	}
+	st, err := p.newLocal(ctx)
+	if held != nil && errors.Is(err, fault.ErrLimit) {
+		p.keep(ctx, held, err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("identity of this process: %w", err)
+	}
+	err = p.adopt(st)
+	if held != nil && errors.Is(err, fault.ErrLimit) {
+		if held, err = state.NewHolder(st); err == nil {
+			p.keep(ctx, held, errors.New("the new identity could not be saved"))
+		}
+	}
+	return err
+}
+
+// newLocal asks the Auth Service of this process for an identity over new keys.
+func (p *process) newLocal(ctx context.Context) (*state.State, error) {
 	pair, err := join.NewKeyPair()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	grant, err := p.auth.Join().IssueLocal(ctx, join.LocalRequest{
 		HostID: p.hostID, Hostname: p.cfg.Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
 	})
 	if err != nil {
-		return fmt.Errorf("identity of this process: %w", err)
+		return nil, err
 	}
-	st, err := join.NewState(grant, pair, p.cfg.Nodename, nil, "")
+	return join.NewState(grant, pair, p.cfg.Nodename, nil, "")
+}
+
+// heldIdentity returns the saved identity if the process is starting and could do
+// with it, or nil.
+func (p *process) heldIdentity() *state.Holder {
+	if p.holder != nil {
+		return nil
+	}
+	st, err := p.dir.Load()
 	if err != nil {
-		return err
+		return nil
 	}
-	return p.adopt(st)
+	had, want := slices.Sorted(slices.Values(st.Roles)), slices.Sorted(slices.Values(p.roles()))
+	if st.HostID != p.hostID || st.Cluster != p.auth.ClusterName() || !slices.Equal(had, want) {
+		return nil
+	}
+	held, err := state.NewHolder(st)
+	if err != nil || !time.Now().Before(held.Expires()) {
+		return nil
+	}
+	return held
+}
+
+// keep starts the process with an identity although the disk is full.
+func (p *process) keep(ctx context.Context, held *state.Holder, cause error) {
+	p.log.ErrorContext(ctx, "the disk is full, starting without a new identity on it: free some space", "data_dir", p.cfg.DataDir,
+		"identity_expires", held.Expires(), "error", cause)
+	p.holder = held
 }
 
 // adopt saves the state and works with it from now on.

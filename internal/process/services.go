@@ -37,7 +37,10 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 	default:
 		return nil, &Error{ExitDataDir, err}
 	}
-	store, err := sqlite.Open(ctx, sqlite.Config{Path: p.cfg.DatabaseFile(), Log: p.log})
+	store, err := sqlite.Open(ctx, sqlite.Config{
+		Path: p.cfg.DatabaseFile(), Log: p.log,
+		OnHealth: func(err error) { p.health.Impaired("auth", err) },
+	})
 	if err != nil {
 		return nil, &Error{ExitDataDir, err}
 	}

@@ -20,10 +20,20 @@ func code(err error) int {
 
 func isFull(err error) bool { return code(err) == codes.SQLITE_FULL }
 
+// noRoomToOpen reports whether there was no room for the index of the log, which is
+// made when the database is opened.
+func noRoomToOpen(err error) bool {
+	var e *driver.Error
+	return errors.As(err, &e) && e.Code() == codes.SQLITE_IOERR_SHMSIZE
+}
+
 // explain turns an error of SQLite into one that says what to do.
 func (b *Backend) explain(err error) error {
 	if err == nil || fault.Kind(err) != nil {
 		return err
+	}
+	if noRoomToOpen(err) {
+		return fault.New(fault.ErrLimit, "the disk that holds %s is full: free 64 KiB or more, then start again (%w)", b.path, err)
 	}
 	switch code(err) {
 	case codes.SQLITE_FULL:

@@ -97,7 +97,8 @@ func TestFull(t *testing.T) {
 // TestDiskFailed breaks the commit itself: nobody is told that it worked, and
 // nothing more is written by a process that cannot know what is on the disk.
 func TestDiskFailed(t *testing.T) {
-	b, err := Open(context.Background(), Config{Path: filepath.Join(t.TempDir(), "store.db")})
+	told := make(chan error, 4)
+	b, err := Open(context.Background(), Config{Path: filepath.Join(t.TempDir(), "store.db"), OnHealth: func(err error) { told <- err }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,5 +133,51 @@ func TestDiskFailed(t *testing.T) {
 	items, _, err := b.Range(t.Context(), "", "", 0)
 	if err != nil || len(items) != 1 || items[0].Key != "a" {
 		t.Errorf("items = %v, %v, want a alone", items, err)
+	}
+	if len(told) != 1 || fault.Kind(<-told) == nil {
+		t.Error("health was not told once that the disk failed")
+	}
+}
+
+// TestHealth fills the database and makes room again: health is told once of each,
+// not of every write, and nothing of writes that were refused for another reason.
+func TestHealth(t *testing.T) {
+	told := make(chan error, 16)
+	b, err := Open(context.Background(), Config{Path: filepath.Join(t.TempDir(), "store.db"), OnHealth: func(err error) { told <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	batch := func(typ backend.OpType, key string, size int) error {
+		_, err := b.Batch(context.Background(), backend.Op{Type: typ, Item: backend.Item{Key: key, Value: []byte(strings.Repeat("v", size))}})
+		return err
+	}
+	if err := batch(backend.OpCreate, "a", 100); err != nil {
+		t.Fatal(err)
+	}
+	limitPages(t, b, 20)
+	for range 3 {
+		if err := batch(backend.OpPut, "big", 1<<20); !errors.Is(err, fault.ErrLimit) {
+			t.Fatalf("Batch with a full disk: %v, want ErrLimit", err)
+		}
+		// What needs no room says nothing about it.
+		if err := batch(backend.OpCreate, "a", 1); !errors.Is(err, fault.ErrExists) {
+			t.Fatalf("Create of what exists: %v, want ErrExists", err)
+		}
+	}
+	limitPages(t, b, 2000)
+	for range 3 {
+		if err := batch(backend.OpPut, "big", 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(told) != 2 {
+		t.Fatalf("told %d times, want once for the failure and once for the end of it", len(told))
+	}
+	if err := <-told; !errors.Is(err, fault.ErrLimit) || !strings.Contains(err.Error(), "full") {
+		t.Errorf("first told %v, want ErrLimit that says full", err)
+	}
+	if err := <-told; err != nil {
+		t.Errorf("then told %v, want nil", err)
 	}
 }

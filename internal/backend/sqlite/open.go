@@ -105,14 +105,14 @@ func (b *Backend) dsn(pragmas ...string) string {
 	return "file:" + (&url.URL{Path: b.path}).EscapedPath() + "?" + q.Encode()
 }
 
-func (b *Backend) openDatabase(ctx context.Context, dirty bool) error {
+func (b *Backend) openDatabase(ctx context.Context, onHealth func(error), dirty bool) error {
 	db, err := sql.Open("sqlite", b.dsn("journal_mode(WAL)", "synchronous(FULL)", "secure_delete(FAST)", "journal_size_limit(33554432)"))
 	if err != nil {
 		return err
 	}
 	db.SetMaxOpenConns(1)
 	b.writer = &writer{
-		db: db, stop: b.stop, explain: b.explain,
+		db: db, stop: b.stop, explain: b.explain, onHealth: onHealth,
 		queue: make(chan *request, 1024), exited: make(chan struct{}),
 	}
 	if b.writer.conn, err = db.Conn(ctx); err != nil {

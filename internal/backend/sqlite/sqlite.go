@@ -35,6 +35,9 @@ type Config struct {
 	Path string
 	// Log may be nil.
 	Log *slog.Logger
+	// OnHealth, if set, is told when writing begins to fail, and why, and with nil
+	// when it works again. It is called by the writer and must not block.
+	OnHealth func(error)
 }
 
 // Backend is an open store.
@@ -78,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.release())
 	}
-	if err := b.openDatabase(ctx, dirty); err != nil {
+	if err := b.openDatabase(ctx, cfg.OnHealth, dirty); err != nil {
 		return nil, errors.Join(b.explain(err), b.release())
 	}
 	go b.writer.run() //nolint:gosec,contextcheck // it lives until Close, not until ctx ends

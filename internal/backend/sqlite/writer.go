@@ -53,10 +53,12 @@ type writer struct {
 	stmt    statements
 	open    []*sql.Stmt // all of stmt, to be closed
 	explain func(error) error
-	feed    *backend.Feed
-	queue   chan *request
-	stop    <-chan struct{}
-	exited  chan struct{}
+	// onHealth is told when writing begins to fail and when it works again; or nil.
+	onHealth func(error)
+	feed     *backend.Feed
+	queue    chan *request
+	stop     <-chan struct{}
+	exited   chan struct{}
 
 	// publishing is held from commit to publication, so that nobody can ask the
 	// feed for a revision that readers see and it does not know yet.
@@ -67,6 +69,7 @@ type writer struct {
 	firstChange int64 // ids of the log of changes
 	lastChange  int64
 	broken      error // the disk failed: what is on it is not known
+	failing     bool  // as onHealth was told
 }
 
 type statements struct{ find, put, remove, expire, log, trim *sql.Stmt }
@@ -187,15 +190,18 @@ func (w *writer) commit(group []*request) {
 	if len(group) == 0 {
 		return
 	}
-	err := w.broken
+	err, wrote := w.broken, false
 	if err == nil {
-		err = w.transact(group)
+		wrote, err = w.transact(group)
 	}
 	if err != nil && w.broken == nil && len(group) > 1 {
 		for _, r := range group {
 			w.commit([]*request{r})
 		}
 		return
+	}
+	if err != nil || wrote {
+		w.report(err)
 	}
 	for _, r := range group {
 		if err != nil {
@@ -205,14 +211,24 @@ func (w *writer) commit(group []*request) {
 	}
 }
 
+// report tells onHealth what a write came to, if that is news.
+func (w *writer) report(err error) {
+	if w.onHealth == nil || w.failing == (err != nil) {
+		return
+	}
+	w.failing = err != nil
+	w.onHealth(w.explain(err))
+}
+
 // transact carries out a group. On an error nothing of it was written. Outcomes
 // of single requests (a precondition that failed) are left in the requests, and
-// hold only if the whole was committed.
-func (w *writer) transact(group []*request) error {
+// hold only if the whole was committed. It reports whether there was anything to
+// write.
+func (w *writer) transact(group []*request) (wrote bool, err error) {
 	ctx := context.Background()
 	revision, lastChange := w.revision, w.lastChange
 	if _, err := w.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
-		return err
+		return false, err
 	}
 	now := time.Now()
 	var events []backend.Event
@@ -220,18 +236,18 @@ func (w *writer) transact(group []*request) error {
 		added, err := w.apply(ctx, r, now)
 		if err != nil {
 			w.rollback(ctx, revision, lastChange)
-			return err
+			return false, err
 		}
 		events = append(events, added...)
 	}
 	if len(events) == 0 {
 		w.rollback(ctx, revision, lastChange)
-		return nil
+		return false, nil
 	}
 	firstChange, err := w.trim(ctx)
 	if err != nil {
 		w.rollback(ctx, revision, lastChange)
-		return err
+		return false, err
 	}
 	w.publishing.Lock()
 	defer w.publishing.Unlock()
@@ -240,11 +256,11 @@ func (w *writer) transact(group []*request) error {
 			w.broken = err
 		}
 		w.rollback(ctx, revision, lastChange)
-		return err
+		return false, err
 	}
 	w.firstChange = firstChange
 	w.feed.Publish(w.revision, events)
-	return nil
+	return true, nil
 }
 
 // rollback undoes the transaction. SQLite may have done so by itself already and
