@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -17,7 +18,10 @@ import (
 	"teleport/internal/ca"
 	"teleport/internal/config"
 	"teleport/internal/diag"
+	"teleport/internal/fault"
+	"teleport/internal/join"
 	"teleport/internal/keys"
+	"teleport/internal/service/auth"
 	"teleport/internal/store"
 	"teleport/internal/types"
 )
@@ -29,6 +33,8 @@ type started struct {
 	*process
 	addrs Addrs
 	stop  func()
+	// ended waits until the process ends by itself and returns why.
+	ended func() error
 }
 
 // start runs a process with the configuration and waits until it serves.
@@ -54,6 +60,16 @@ func start(t *testing.T, text string) *started {
 			t.Errorf("process ended with %v", err)
 		}
 	}}
+	s.ended = func() error {
+		select {
+		case err := <-done:
+			stopped = true
+			cancel()
+			return err
+		case <-time.After(time.Minute):
+			return errors.New("still running after a minute")
+		}
+	}
 	t.Cleanup(s.stop)
 	select {
 	case s.addrs = <-ready:
@@ -166,6 +182,81 @@ ssh_service: {enabled: yes, labels: {team: web, env: test}}
 			t.Error("the hub came back as another one")
 		}
 	})
+}
+
+// A process that serves ends when its host is taken out of the cluster, and when a
+// copy of it has gone on without it.
+func TestExpelled(t *testing.T) {
+	for name, tt := range map[string]struct {
+		expel func(t *testing.T, hub, agent *started)
+		code  string
+	}{
+		"removed": {func(t *testing.T, hub, agent *started) {
+			if err := hub.auth.Store().Tx().Delete(types.KindInstance, agent.holder.HostID(), "").Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, join.CodeHostRemoved},
+		"copied": {func(t *testing.T, hub, agent *started) {
+			i, err := store.Get[*typesv1.Instance](t.Context(), hub.auth.Store(), types.KindInstance, agent.holder.HostID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			i.Status.Generation += 2
+			if err := hub.auth.Store().Tx().Update(i).Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := agent.conn.Renew(); err != nil { // the next connection shows the old generation
+				t.Fatal(err)
+			}
+		}, join.CodeIdentityCloned},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			hub := start(t, hubConfig(dir, "127.0.0.1:0", "127.0.0.1:0"))
+			hub.addToken(t, nil, "Node")
+			agent := start(t, fmt.Sprintf(`version: v3
+teleport:
+  nodename: web-1
+  data_dir: %s
+  proxy_server: "%s"
+  ca_pin: "%s"
+  join_params: {method: token, token_name: %s}
+auth_service: {enabled: no}
+proxy_service: {enabled: no}
+ssh_service: {enabled: yes}
+`, filepath.Join(dir, "agent"), hub.addrs.Proxy, hub.auth.Trust().Pins()[0], secret))
+			tt.expel(t, hub, agent)
+			err := agent.ended()
+			var refused *Error
+			if !errors.As(err, &refused) || refused.Code != ExitJoinRefused || fault.Code(err) != tt.code {
+				t.Errorf("process ended with %v (code %q), want a refusal with code %q", err, fault.Code(err), tt.code)
+			}
+		})
+	}
+}
+
+func TestWhoIsExpelled(t *testing.T) {
+	coded := func(code string) error { return fault.New(fault.ErrDenied, "no").WithCode(code) }
+	for _, tt := range []struct {
+		code          string
+		before, after bool
+	}{
+		{join.CodeHostRemoved, true, true},
+		{join.CodeIdentityCloned, true, true},
+		{join.CodeWrongCluster, true, false},
+		{join.CodeClockSkew, false, false},
+		{"", false, false},
+	} {
+		agent, own := &process{}, &process{auth: &auth.Service{}}
+		for heard, want := range map[bool]bool{false: tt.before, true: tt.after} {
+			if got := agent.expelled(coded(tt.code), heard); got != want {
+				t.Errorf("expelled(%q, %v) = %v, want %v", tt.code, heard, got, want)
+			}
+			if own.expelled(coded(tt.code), heard) {
+				t.Errorf("the process of Auth is expelled by %q", tt.code)
+			}
+		}
+	}
 }
 
 func TestNothingIsWrittenWhenAPortIsTaken(t *testing.T) {

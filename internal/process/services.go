@@ -86,8 +86,8 @@ func (p *process) makeControl(ctx context.Context) (Service, error) {
 	return serviceFunc{"control", p.runControl}, nil
 }
 
-// runControl keeps the control stream. Until the process has heard from its cluster
-// once, somebody else's at the address ends it; later that may pass by itself.
+// runControl keeps the control stream. It ends when the cluster wants nothing to do
+// with this process any more.
 func (p *process) runControl(ctx context.Context, ready func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -113,12 +113,14 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 				return
 			}
 			p.health.Degraded("control", err)
+			heard := false
 			select {
 			case <-synced:
+				heard = true
 			default:
-				if code := fault.Code(err); code == join.CodeWrongCluster || code == join.CodeHostRemoved || code == join.CodeIdentityCloned {
-					cancel(&Error{ExitJoinRefused, err})
-				}
+			}
+			if p.expelled(err, heard) {
+				cancel(&Error{ExitJoinRefused, err})
 			}
 		},
 	})
@@ -127,6 +129,23 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		return refused
 	}
 	return err
+}
+
+// expelled reports whether the error of a control stream ends the process: it was
+// taken out of the cluster, or is a copy of another one. Until it has heard from its
+// cluster once, somebody else's at the address ends it too; later that may pass by
+// itself. The process of Auth belongs to its cluster in any case.
+func (p *process) expelled(err error, heard bool) bool {
+	if p.auth != nil {
+		return false
+	}
+	switch fault.Code(err) {
+	case join.CodeHostRemoved, join.CodeIdentityCloned:
+		return true
+	case join.CodeWrongCluster:
+		return !heard
+	}
+	return false
 }
 
 // authAddr is where this process reaches Auth: itself, directly or by a Proxy.
