@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
 
 	"teleport/internal/fault"
 	"teleport/internal/identity"
@@ -35,6 +36,9 @@ type ServerConfig struct {
 	// Authorize says whether the caller may make the call.
 	Authorize func(ctx context.Context, c Caller, fullMethod string) error
 	Log       *slog.Logger
+	// OnRefused is called for each connection that is refused because there are too
+	// many of its source or in all; it may be nil.
+	OnRefused func()
 	// Now is the clock for the life of client certificates; nil is time.Now.
 	Now func() time.Time
 }
@@ -63,7 +67,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{cfg: cfg, stopped: make(chan struct{})}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.grpc = grpc.NewServer(
-		grpc.Creds(newTransport(cfg.TLS)),
+		grpc.Creds(newTransport(cfg.TLS, cfg.OnRefused)),
 		grpc.ReadBufferSize(0),      // one more read a frame, 13 KiB less a connection
 		grpc.WriteBufferSize(4<<10), // shared by the connections, as is the default
 		grpc.MaxRecvMsgSize(maxRequest),
@@ -141,6 +145,7 @@ func (s *Server) shutdown() {
 // unary wraps every unary call: deadline, caller, authorisation, panic, error.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
+	defer busy(ctx)()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	c, err := s.admit(ctx, info.FullMethod)
@@ -152,6 +157,17 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return resp, toStatus(ctx, s.cfg.Log, info.FullMethod, err)
 }
 
+// busy notes that the connection of ctx has a call in progress, until the function
+// that it returns is called.
+func busy(ctx context.Context) (end func()) {
+	if p, ok := peer.FromContext(ctx); ok {
+		if info, ok := p.AuthInfo.(authInfo); ok {
+			return info.stranger.begin()
+		}
+	}
+	return func() {}
+}
+
 func (s *Server) guardUnary(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (resp any, err error) {
 	defer s.recovered(ctx, method, &err)
 	return handler(ctx, req)
@@ -159,6 +175,7 @@ func (s *Server) guardUnary(ctx context.Context, req any, method string, handler
 
 // stream wraps every stream: caller, authorisation, end of the server, panic, error.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	defer busy(ss.Context())()
 	ctx, cancel := context.WithCancelCause(ss.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopping) })()

@@ -5,19 +5,11 @@ import (
 	"crypto/tls"
 	"net"
 	"os"
-	"sync"
-	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 
+	"teleport/internal/budget"
 	"teleport/internal/fault"
-)
-
-const (
-	// maxHandshakes bounds TLS handshakes under way at once.
-	maxHandshakes = 2048
-	// maxAnonymous bounds open connections without a client certificate.
-	maxAnonymous = 1024
 )
 
 // authInfo is what the transport knows of a connection's other end.
@@ -27,6 +19,8 @@ type authInfo struct {
 	// connection does not outlive the trust in its peer.
 	state *tls.ConnectionState
 	local bool
+	// stranger is the connection if the other end showed no certificate, or nil.
+	stranger *stranger
 }
 
 // AuthType names the transport for grpc.
@@ -36,16 +30,28 @@ func (authInfo) AuthType() string { return "teleport" }
 // of the local administrator.
 type transport struct {
 	credentials.TransportCredentials
-	handshakes atomic.Int64
-	anonymous  atomic.Int64
+	// shaking has the connections in the TLS handshake, open those of strangers, and
+	// idle those of them without a call in progress.
+	shaking, open, idle *room
+	// refused is called for each connection that found no place.
+	refused func()
 }
 
-func newTransport(config *tls.Config) *transport {
+func newTransport(config *tls.Config, refused func()) *transport {
 	if config == nil {
 		// Without TLS only the local socket can be served.
 		config = &tls.Config{MinVersion: tls.VersionTLS13}
 	}
-	return &transport{TransportCredentials: credentials.NewTLS(config)}
+	if refused == nil {
+		refused = func() {}
+	}
+	return &transport{
+		refused:              refused,
+		TransportCredentials: credentials.NewTLS(config),
+		shaking:              newRoom(maxHandshakes, maxHandshakesPerSource, handshakeGrace),
+		open:                 newRoom(maxStrangers, maxStrangersPerSource, -1),
+		idle:                 newRoom(maxIdle, maxIdlePerSource, 0),
+	}
 }
 
 // Clone returns t: its state is shared on purpose.
@@ -56,12 +62,13 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if lc, ok := conn.(localConn); ok {
 		return t.local(lc)
 	}
-	if t.handshakes.Add(1) > maxHandshakes {
-		t.handshakes.Add(-1)
-		return nil, nil, fault.Limit("more than %d handshakes under way", maxHandshakes)
+	g := &guest{conn: conn, source: budget.Source(conn.RemoteAddr().String())}
+	if !t.shaking.enter(g) {
+		t.refused()
+		return nil, nil, fault.Limit("too many handshakes from %s at once: try again in a moment", g.source)
 	}
 	secure, info, err := t.TransportCredentials.ServerHandshake(conn)
-	t.handshakes.Add(-1)
+	t.shaking.leave(g)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -73,11 +80,10 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if len(state.State.PeerCertificates) > 0 {
 		return secure, out, nil
 	}
-	if t.anonymous.Add(1) > maxAnonymous {
-		t.anonymous.Add(-1)
-		return nil, nil, fault.Limit("more than %d connections without a certificate", maxAnonymous)
+	if out.stranger, err = t.newStranger(secure, conn); err != nil {
+		return nil, nil, err
 	}
-	return &countedConn{Conn: secure, release: func() { t.anonymous.Add(-1) }}, out, nil
+	return out.stranger, out, nil
 }
 
 // local accepts only the user that the service runs as, and root.
@@ -109,19 +115,6 @@ func (l localListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return localConn{conn}, nil
-}
-
-// countedConn gives its place back when closed.
-type countedConn struct {
-	net.Conn
-	once    sync.Once
-	release func()
-}
-
-// Close closes the connection.
-func (c *countedConn) Close() error {
-	c.once.Do(c.release)
-	return c.Conn.Close()
 }
 
 // OverrideServerName is not for servers.

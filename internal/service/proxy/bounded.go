@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// maxStrangers bounds the open connections of visitors, and those of machines
-	// and people that have no certificate yet, each.
-	maxStrangers          = 8192
-	maxStrangersPerSource = 1024
+	// maxVisitors bounds the open connections to the web pages. As many machines and
+	// people that have no certificate yet are bounded by package rpc.
+	maxVisitors          = 8192
+	maxVisitorsPerSource = 1024
 	// maxPassed bounds the connections passed on to Auth: every agent keeps one, and
 	// many agents may be behind one address.
 	maxPassed          = 32768

@@ -53,11 +53,14 @@ func (s *Service) serveRelay(ctx context.Context, ln net.Listener) error {
 		TLS:       s.web.config(tls.VersionTLS13, "h2"),
 		Identify:  func(tls.ConnectionState) (*identity.Identity, error) { return nil, nil },
 		Authorize: s.admitRelay,
+		OnRefused: s.metrics.overLimit.Inc,
 		Log:       s.cfg.Log,
 	})
 	joinv1.RegisterJoinServiceServer(server.Registrar(), r)
 	loginv1.RegisterLoginServiceServer(server.Registrar(), r)
-	return server.Serve(ctx, s.bounded(ln, maxStrangers, maxStrangersPerSource))
+	// Not a bounded listener: package rpc bounds strangers itself, and knows which of
+	// them are idle and can make room.
+	return server.Serve(ctx, ln)
 }
 
 // admitRelay admits the calls that strangers may make and bounds each source; Auth

@@ -42,7 +42,7 @@ func (s *Service) serveWeb(ctx context.Context, ln net.Listener) error {
 		}
 	})
 	defer stop()
-	err := server.ServeTLS(s.bounded(ln, maxStrangers, maxStrangersPerSource), "", "")
+	err := server.ServeTLS(s.bounded(ln, maxVisitors, maxVisitorsPerSource), "", "")
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

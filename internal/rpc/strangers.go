@@ -1,0 +1,205 @@
+package rpc
+
+import (
+	"container/list"
+	"net"
+	"sync"
+	"time"
+
+	"teleport/internal/budget"
+	"teleport/internal/fault"
+)
+
+const (
+	// maxHandshakes bounds TLS handshakes under way, overall and from one source.
+	// Many agents behind one address come back at once when Auth was away, so one
+	// that makes progress is not given up for another: only after handshakeGrace.
+	maxHandshakes, maxHandshakesPerSource = 2048, 1024
+	handshakeGrace                        = 2 * time.Second
+	// maxStrangers bounds open connections without a client certificate.
+	maxStrangers, maxStrangersPerSource = 8192, 1024
+	// maxIdle bounds those of them with no call in progress. A client calls as soon
+	// as the handshake is over, so the oldest one makes room for a newcomer.
+	maxIdle, maxIdlePerSource = 2048, 256
+	// firstCall is how long a stranger may take to make a call, and nextCall how long
+	// it may stay after one. A client that comes back later connects anew by itself.
+	firstCall, nextCall = 10 * time.Second, time.Minute
+)
+
+// room bounds the connections that are in some state, overall and per source, so
+// that those of one source cannot keep the others out. In a full room the one that
+// has been inside longest is closed to make room, once it was inside for grace; with
+// a negative grace nobody is closed.
+type room struct {
+	max, perSource int
+	grace          time.Duration
+
+	mu      sync.Mutex
+	order   list.List // of *guest, longest inside first
+	sources map[string]int
+}
+
+// guest is a connection's place in a room.
+type guest struct {
+	conn    net.Conn
+	source  string
+	entered time.Time
+	elem    *list.Element // nil while outside
+}
+
+func newRoom(limit, perSource int, grace time.Duration) *room {
+	return &room{max: limit, perSource: perSource, grace: grace, sources: make(map[string]int)}
+}
+
+// enter reports whether there is a place for g, and takes it.
+func (r *room) enter(g *guest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if r.sources[g.source] >= r.perSource && !r.evict(now, g.source) {
+		return false
+	}
+	if r.order.Len() >= r.max && !r.evict(now, "") {
+		return false
+	}
+	g.entered, g.elem = now, r.order.PushBack(g)
+	r.sources[g.source]++
+	return true
+}
+
+// evict closes the connection of the source ("" is any) that has been inside longest,
+// if that is long enough. The caller holds the lock.
+func (r *room) evict(now time.Time, source string) bool {
+	if r.grace < 0 {
+		return false
+	}
+	for e := r.order.Front(); e != nil; e = e.Next() {
+		g := e.Value.(*guest)
+		if source != "" && g.source != source {
+			continue
+		}
+		if now.Sub(g.entered) < r.grace {
+			return false
+		}
+		r.remove(g)
+		_ = g.conn.Close()
+		return true
+	}
+	return false
+}
+
+func (r *room) remove(g *guest) {
+	r.order.Remove(g.elem)
+	g.elem = nil
+	if r.sources[g.source]--; r.sources[g.source] == 0 {
+		delete(r.sources, g.source)
+	}
+}
+
+// leave gives the place back. It may be called more than once.
+func (r *room) leave(g *guest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if g.elem != nil {
+		r.remove(g)
+	}
+}
+
+func (r *room) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.order.Len()
+}
+
+// stranger is a connection without a client certificate. It is idle while it has no
+// call in progress.
+type stranger struct {
+	net.Conn
+	open, idle *room
+	// place is in open, and waiting in idle. Both have the connection underneath TLS,
+	// whose Close cannot block.
+	place, waiting *guest
+
+	mu     sync.Mutex
+	calls  int
+	closed bool
+	until  time.Time // when it has been idle for too long
+	timer  *time.Timer
+}
+
+// newStranger admits secure, whose bytes go over raw.
+func (t *transport) newStranger(secure, raw net.Conn) (*stranger, error) {
+	source := budget.Source(raw.RemoteAddr().String())
+	s := &stranger{
+		Conn: secure, open: t.open, idle: t.idle,
+		place: &guest{conn: raw, source: source}, waiting: &guest{conn: raw, source: source},
+	}
+	if !s.open.enter(s.place) {
+		t.refused()
+		return nil, fault.Limit("too many connections without a certificate from %s at once: try again in a moment", source)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer = time.AfterFunc(firstCall, s.expire)
+	s.rest(firstCall)
+	return s, nil
+}
+
+// rest makes the stranger idle. The caller holds the lock.
+func (s *stranger) rest(limit time.Duration) {
+	s.until = time.Now().Add(limit)
+	s.timer.Reset(limit)
+	if !s.idle.enter(s.waiting) {
+		_ = s.waiting.conn.Close()
+	}
+}
+
+// expire ends a connection that was idle for too long. It gives its places back too:
+// grpc does not close what it gives up between the handshake and the first frame.
+func (s *stranger) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls == 0 && !time.Now().Before(s.until) {
+		s.release()
+		_ = s.waiting.conn.Close()
+	}
+}
+
+// release gives the places back. The caller holds the lock.
+func (s *stranger) release() {
+	s.closed = true
+	s.timer.Stop()
+	s.idle.leave(s.waiting)
+	s.open.leave(s.place)
+}
+
+// begin notes that a call is in progress, until the function that it returns is
+// called. Who has shown a certificate is no stranger, which is nil.
+func (s *stranger) begin() (end func()) {
+	if s == nil {
+		return func() {}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls++; s.calls == 1 {
+		s.timer.Stop()
+		s.idle.leave(s.waiting)
+	}
+	return s.end
+}
+
+func (s *stranger) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls--; s.calls == 0 && !s.closed {
+		s.rest(nextCall)
+	}
+}
+
+// Close closes the connection and gives its places back.
+func (s *stranger) Close() error {
+	s.mu.Lock()
+	s.release()
+	s.mu.Unlock()
+	return s.Conn.Close()
+}
