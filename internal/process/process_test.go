@@ -184,37 +184,12 @@ ssh_service: {enabled: yes, labels: {team: web, env: test}}
 	})
 }
 
-// A process that serves ends when its host is taken out of the cluster, and when a
-// copy of it has gone on without it.
-func TestExpelled(t *testing.T) {
-	for name, tt := range map[string]struct {
-		expel func(t *testing.T, hub, agent *started)
-		code  string
-	}{
-		"removed": {func(t *testing.T, hub, agent *started) {
-			if err := hub.auth.Store().Tx().Delete(types.KindInstance, agent.holder.HostID(), "").Commit(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}, join.CodeHostRemoved},
-		"copied": {func(t *testing.T, hub, agent *started) {
-			i, err := store.Get[*typesv1.Instance](t.Context(), hub.auth.Store(), types.KindInstance, agent.holder.HostID())
-			if err != nil {
-				t.Fatal(err)
-			}
-			i.Status.Generation += 2
-			if err := hub.auth.Store().Tx().Update(i).Commit(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := agent.conn.Renew(); err != nil { // the next connection shows the old generation
-				t.Fatal(err)
-			}
-		}, join.CodeIdentityCloned},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			hub := start(t, hubConfig(dir, "127.0.0.1:0", "127.0.0.1:0"))
-			hub.addToken(t, nil, "Node")
-			agent := start(t, fmt.Sprintf(`version: v3
+// A process that serves ends when its host is taken out of the cluster.
+func TestRemovedHostEnds(t *testing.T) {
+	dir := t.TempDir()
+	hub := start(t, hubConfig(dir, "127.0.0.1:0", "127.0.0.1:0"))
+	hub.addToken(t, nil, "Node")
+	agent := start(t, fmt.Sprintf(`version: v3
 teleport:
   nodename: web-1
   data_dir: %s
@@ -225,13 +200,13 @@ auth_service: {enabled: no}
 proxy_service: {enabled: no}
 ssh_service: {enabled: yes}
 `, filepath.Join(dir, "agent"), hub.addrs.Proxy, hub.auth.Trust().Pins()[0], secret))
-			tt.expel(t, hub, agent)
-			err := agent.ended()
-			var refused *Error
-			if !errors.As(err, &refused) || refused.Code != ExitJoinRefused || fault.Code(err) != tt.code {
-				t.Errorf("process ended with %v (code %q), want a refusal with code %q", err, fault.Code(err), tt.code)
-			}
-		})
+	if err := hub.auth.Store().Tx().Delete(types.KindInstance, agent.holder.HostID(), "").Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err := agent.ended()
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code != ExitJoinRefused || fault.Code(err) != join.CodeHostRemoved {
+		t.Errorf("process ended with %v (code %q), want a refusal with code %q", err, fault.Code(err), join.CodeHostRemoved)
 	}
 }
 
