@@ -18,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"teleport/test/e2e/ownhome"
 )
 
 // binaries is the folder of the programs under test.
@@ -27,7 +29,7 @@ var update = flag.Bool("update", false, "rewrite the scripts' expected output")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(run(m))
+	os.Exit(ownhome.Run(func() int { return run(m) }))
 }
 
 func run(m *testing.M) int {
