@@ -15,21 +15,23 @@ const (
 	// Many agents behind one address come back at once when Auth was away, so one
 	// that makes progress is not given up for another: only after handshakeGrace.
 	maxHandshakes, maxHandshakesPerSource = 2048, 1024
-	handshakeGrace                        = 2 * time.Second
+	handshakeGrace                        = 5 * time.Second
 	// maxStrangers bounds open connections without a client certificate.
 	maxStrangers, maxStrangersPerSource = 8192, 1024
-	// maxIdle bounds those of them with no call in progress. A client calls as soon
-	// as the handshake is over, so the oldest one makes room for a newcomer.
-	maxIdle, maxIdlePerSource = 2048, 256
+	// maxIdle bounds those of them with no call in progress. Of one source there may
+	// be as many as it may open: a thousand machines that join at once look like it
+	// for a moment.
+	maxIdle, maxIdlePerSource = 2048, maxStrangersPerSource
 	// firstCall is how long a stranger may take to make a call, and nextCall how long
 	// it may stay after one. A client that comes back later connects anew by itself.
 	firstCall, nextCall = 10 * time.Second, time.Minute
 )
 
 // room bounds the connections that are in some state, overall and per source, so
-// that those of one source cannot keep the others out. In a full room the one that
-// has been inside longest is closed to make room, once it was inside for grace; with
-// a negative grace nobody is closed.
+// that those of one source cannot keep the others out. When a source has its share,
+// the one of it that has been inside longest goes to make room for the next; when
+// the room is full, the one of the source that has the most. None goes before it was
+// inside for grace, and with a negative grace none at all.
 type room struct {
 	max, perSource int
 	grace          time.Duration
@@ -41,8 +43,9 @@ type room struct {
 
 // guest is a connection's place in a room.
 type guest struct {
-	conn    net.Conn
-	source  string
+	source string
+	// out ends the connection when it has to make room. It must not block.
+	out     func()
 	entered time.Time
 	elem    *list.Element // nil while outside
 }
@@ -67,22 +70,36 @@ func (r *room) enter(g *guest) bool {
 	return true
 }
 
-// evict closes the connection of the source ("" is any) that has been inside longest,
-// if that is long enough. The caller holds the lock.
+// yield makes the guest of the source go that has been inside longest, and reports
+// whether there was one.
+func (r *room) yield(source string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.evict(time.Now(), source)
+}
+
+// evict makes the guest of the source go that has been inside longest, if that is
+// long enough; "" is the source that has the most. The caller holds the lock.
 func (r *room) evict(now time.Time, source string) bool {
 	if r.grace < 0 {
 		return false
 	}
+	most := 0
+	if source == "" {
+		for _, n := range r.sources {
+			most = max(most, n)
+		}
+	}
 	for e := r.order.Front(); e != nil; e = e.Next() {
 		g := e.Value.(*guest)
-		if source != "" && g.source != source {
+		if source != "" && g.source != source || r.sources[g.source] < most {
 			continue
 		}
 		if now.Sub(g.entered) < r.grace {
 			return false
 		}
 		r.remove(g)
-		_ = g.conn.Close()
+		g.out()
 		return true
 	}
 	return false
@@ -115,9 +132,10 @@ func (r *room) len() int {
 // call in progress.
 type stranger struct {
 	net.Conn
+	// raw is the connection underneath TLS, whose Close does not block.
+	raw        net.Conn
 	open, idle *room
-	// place is in open, and waiting in idle. Both have the connection underneath TLS,
-	// whose Close cannot block.
+	// place is in open, and waiting in idle.
 	place, waiting *guest
 
 	mu     sync.Mutex
@@ -130,11 +148,12 @@ type stranger struct {
 // newStranger admits secure, whose bytes go over raw.
 func (t *transport) newStranger(secure, raw net.Conn) (*stranger, error) {
 	source := budget.Source(raw.RemoteAddr().String())
-	s := &stranger{
-		Conn: secure, open: t.open, idle: t.idle,
-		place: &guest{conn: raw, source: source}, waiting: &guest{conn: raw, source: source},
-	}
-	if !s.open.enter(s.place) {
+	s := &stranger{Conn: secure, raw: raw, open: t.open, idle: t.idle, place: &guest{source: source}}
+	s.waiting = &guest{source: source, out: func() {
+		s.open.leave(s.place)
+		_ = raw.Close()
+	}}
+	if !s.open.enter(s.place) && !(s.idle.yield(source) && s.open.enter(s.place)) {
 		t.refused()
 		return nil, fault.Limit("too many connections without a certificate from %s at once: try again in a moment", source)
 	}
@@ -150,7 +169,7 @@ func (s *stranger) rest(limit time.Duration) {
 	s.until = time.Now().Add(limit)
 	s.timer.Reset(limit)
 	if !s.idle.enter(s.waiting) {
-		_ = s.waiting.conn.Close()
+		_ = s.raw.Close()
 	}
 }
 
@@ -161,7 +180,7 @@ func (s *stranger) expire() {
 	defer s.mu.Unlock()
 	if s.calls == 0 && !time.Now().Before(s.until) {
 		s.release()
-		_ = s.waiting.conn.Close()
+		_ = s.raw.Close()
 	}
 }
 

@@ -46,34 +46,44 @@ func TestIdleStrangersMakeRoom(t *testing.T) {
 	_, other := admit(t, tr, "10.0.0.1")
 	calling, busy := admit(t, tr, "10.0.0.9")
 	end := calling.begin()
-	conns := make([]*addrConn, maxIdlePerSource+10)
+	conns := make([]*addrConn, maxStrangersPerSource-1)
 	for i := range conns {
 		_, conns[i] = admit(t, tr, "10.0.0.9")
+	}
+	for i, c := range conns {
+		if c.closed.Load() {
+			t.Fatalf("connection %d closed, although a source may have %d", i, maxStrangersPerSource)
+		}
+	}
+	for range 10 {
+		admit(t, tr, "10.0.0.9")
 	}
 	for i, c := range conns {
 		if got, want := c.closed.Load(), i < 10; got != want {
 			t.Fatalf("idle connection %d of %d closed: %t, want the oldest 10 closed", i, len(conns), got)
 		}
 	}
-	if other.closed.Load() || busy.closed.Load() {
-		t.Errorf("another source's closed: %t, one with a call in progress: %t, want neither", other.closed.Load(), busy.closed.Load())
+	if busy.closed.Load() {
+		t.Error("one with a call in progress was closed")
 	}
 	end()
-	if busy.closed.Load() || !conns[10].closed.Load() {
-		t.Error("one whose call ended is not the newest of the idle ones")
-	}
-	// Overall the one that has been idle longest goes, whose source it ever is.
-	for i := range maxIdle {
+	// Overall those go of the source that has the most, longest idle first.
+	for i := range maxIdle - maxStrangersPerSource {
 		admit(t, tr, fmt.Sprintf("10.1.%d.%d", i/250, i%250))
 	}
-	if !other.closed.Load() || tr.idle.len() != maxIdle {
-		t.Errorf("oldest closed: %t, %d idle; want true, %d", other.closed.Load(), tr.idle.len(), maxIdle)
+	if !conns[10].closed.Load() || conns[11].closed.Load() || busy.closed.Load() || other.closed.Load() {
+		t.Errorf("closed: the next of the crowd %t, the one after %t, the one that called last %t, another source's %t; want only the first",
+			conns[10].closed.Load(), conns[11].closed.Load(), busy.closed.Load(), other.closed.Load())
+	}
+	if tr.idle.len() != maxIdle {
+		t.Errorf("%d are idle, want %d", tr.idle.len(), maxIdle)
 	}
 }
 
 func TestStrangersPerSource(t *testing.T) {
 	refused := 0
 	tr := newTransport(nil, func() { refused++ })
+	_, idle := admit(t, tr, "10.0.0.2")
 	for range maxStrangersPerSource {
 		s, _ := admit(t, tr, "10.0.0.9")
 		s.begin()
@@ -82,30 +92,34 @@ func TestStrangersPerSource(t *testing.T) {
 	if _, err := tr.newStranger(conn, conn); !errors.Is(err, fault.ErrLimit) || refused != 1 {
 		t.Errorf("one more of a source with calls in progress = %v, refused %d, want ErrLimit, 1", err, refused)
 	}
+	if idle.closed.Load() {
+		t.Error("another source's connection was closed for it")
+	}
 	admit(t, tr, "10.0.0.1")
 }
 
 func TestHandshakesPerSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newTransport(nil, nil)
+		handshake := func(source string) *guest { return &guest{source: source, out: func() {}} }
 		oldest := &addrConn{}
 		for i := range maxHandshakesPerSource {
-			g := &guest{conn: oldest, source: "a"}
-			if i > 0 {
-				g.conn = &addrConn{}
+			g := handshake("a")
+			if i == 0 {
+				g.out = func() { _ = oldest.Close() }
 			}
 			if !tr.shaking.enter(g) {
 				t.Fatalf("handshake %d refused", i)
 			}
 		}
-		if tr.shaking.enter(&guest{conn: &addrConn{}, source: "a"}) || oldest.closed.Load() {
+		if tr.shaking.enter(handshake("a")) || oldest.closed.Load() {
 			t.Error("a source got more than its share of handshakes, or a young one was given up")
 		}
-		if !tr.shaking.enter(&guest{conn: &addrConn{}, source: "b"}) {
+		if !tr.shaking.enter(handshake("b")) {
 			t.Error("another source was refused")
 		}
 		time.Sleep(handshakeGrace)
-		if !tr.shaking.enter(&guest{conn: &addrConn{}, source: "a"}) || !oldest.closed.Load() {
+		if !tr.shaking.enter(handshake("a")) || !oldest.closed.Load() {
 			t.Error("a stalled handshake did not make room")
 		}
 	})

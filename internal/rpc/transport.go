@@ -62,7 +62,7 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if lc, ok := conn.(localConn); ok {
 		return t.local(lc)
 	}
-	g := &guest{conn: conn, source: budget.Source(conn.RemoteAddr().String())}
+	g := &guest{source: budget.Source(conn.RemoteAddr().String()), out: func() { _ = conn.Close() }}
 	if !t.shaking.enter(g) {
 		t.refused()
 		return nil, nil, fault.Limit("too many handshakes from %s at once: try again in a moment", g.source)

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -56,6 +57,28 @@ func TestRelayedLogin(t *testing.T) {
 	}
 	if _, err := c.Login(t.Context(), &loginv1.LoginRequest{User: strings.Repeat("x", 70_000)}); !errors.Is(err, fault.ErrLimit) {
 		t.Errorf("Login with 70 KB = %v, want ErrLimit", err)
+	}
+}
+
+// TestIdleCrowd opens idle connections from one address, more than a source may have:
+// a person at another address logs in at once.
+func TestIdleCrowd(t *testing.T) {
+	w := newWorld(t)
+	cfg := ca.PinnedTLS(w.trust.Pins(), types.RoleProxy)
+	cfg.NextProtos = []string{mux.ALPNProxyGRPC, "h2"}
+	dialer := tls.Dialer{NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.9")}}, Config: cfg}
+	for i := range 1100 {
+		conn, err := dialer.DialContext(t.Context(), "tcp", w.addr)
+		if err != nil {
+			t.Fatalf("idle connection %d: %v", i, err)
+		}
+		defer conn.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	got, err := loginv1.NewLoginServiceClient(w.call(t)).Login(ctx, &loginv1.LoginRequest{User: "alice", Password: "right"})
+	if err != nil || got.GetCertificates().GetUser() != "alice" {
+		t.Errorf("Login = %v, %v", got, err)
 	}
 }
 
