@@ -34,6 +34,17 @@ func (s *service) aliveSince(at time.Time) bool {
 	return len(s.lives) == 0 || s.lives[len(s.lives)-1].from.Before(at)
 }
 
+// steadySince reports whether it was there at that time and all the time since.
+func (s *service) steadySince(at time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lives) == 0 {
+		return true
+	}
+	last := s.lives[len(s.lives)-1]
+	return last.from.Before(at) && last.to.IsZero()
+}
+
 // alive reports whether the process is there.
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
@@ -72,15 +83,15 @@ func (w *world) kill(s *service) {
 	if !alive(s.daemon.PID) {
 		w.t.Errorf("%s ended by itself:\n%s", s.name, tail(s.daemon.Log))
 	}
-	_ = syscall.Kill(s.daemon.PID, syscall.SIGKILL)
-	s.daemon.Stop()
-	s.kills++
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if len(s.lives) == 0 {
 		s.lives = append(s.lives, life{})
 	}
 	s.lives[len(s.lives)-1].to = time.Now()
+	s.mu.Unlock()
+	_ = syscall.Kill(s.daemon.PID, syscall.SIGKILL)
+	s.daemon.Stop()
+	s.kills++
 }
 
 // spawn starts a service again and does not wait.

@@ -219,6 +219,11 @@ func (w *world) session(ctx context.Context, n int) {
 	out, err := w.tool(ctx, w.Home(), "tsh", "ssh", w.Login+"@"+agent.name, command)
 	if err != nil {
 		w.ledger.failed()
+		// Auth may be away: a session needs only the Proxy and the agent.
+		settled := began.Add(-10 * time.Second)
+		if proxy := w.services[1]; ctx.Err() == nil && proxy.steadySince(settled) && agent.steadySince(settled) {
+			w.t.Errorf("no session on %s although it and the Proxy were there: %v\n%s", agent.name, err, out)
+		}
 		return
 	}
 	if want := strings.TrimPrefix(command, "echo "); strings.TrimSpace(out) != want {
