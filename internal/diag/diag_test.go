@@ -58,7 +58,8 @@ func TestReadyz(t *testing.T) {
 		},
 		{
 			"impaired_while_starting", func(h *diag.Health) { h.Starting("auth"); h.Impaired("auth", errors.New("disk full")); h.Ready("auth") },
-			503, diag.StateDegraded, "auth: disk full", map[string]diag.State{"auth": "degraded"},
+			503, diag.StateDegraded, "auth: disk full",
+			map[string]diag.State{"auth": "degraded"},
 		},
 		{
 			"impaired_no_more", func(h *diag.Health) {
@@ -66,7 +67,8 @@ func TestReadyz(t *testing.T) {
 				h.Impaired("auth", errors.New("disk full"))
 				h.Impaired("auth", nil)
 			},
-			400, diag.StateStarting, "auth: starting", map[string]diag.State{"auth": "starting"},
+			400, diag.StateStarting, "auth: starting",
+			map[string]diag.State{"auth": "starting"},
 		},
 		{
 			"gone", func(h *diag.Health) { h.Ready("auth"); h.Degraded("ssh", nil); h.Gone("ssh") }, 200, diag.StateOK, "",

@@ -51,7 +51,7 @@ func TestGate(t *testing.T) {
 		if got := time.Since(start); got != 4*time.Second || !a1.closed {
 			t.Errorf("waited %v, oldest closed: %v; want 4s, true", got, a1.closed)
 		}
-		if !s1.Leave() || !s1.Leave() {
+		if first, second := s1.Leave(), s1.Leave(); !first || !second {
 			t.Error("Leave() = false, want the evicted slot to say so")
 		}
 		// Or for somebody to leave.

@@ -153,7 +153,7 @@ func (t *transport) newStranger(secure, raw net.Conn) (*stranger, error) {
 		s.open.leave(s.place)
 		_ = raw.Close()
 	}}
-	if !s.open.enter(s.place) && !(s.idle.yield(source) && s.open.enter(s.place)) {
+	if !s.open.enter(s.place) && (!s.idle.yield(source) || !s.open.enter(s.place)) {
 		t.refused()
 		return nil, fault.Limit("too many connections without a certificate from %s at once: try again in a moment", source)
 	}

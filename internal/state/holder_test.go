@@ -339,9 +339,9 @@ func TestStateHidesKeys(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 		fmt.Fprintf(&out, verb+verb, s, *s)
 	}
-	for _, secret := range []string{"PRIVATE", fmt.Sprint(s.TLSKey[:8]), fmt.Sprintf("%x", s.TLSKey[:8])} {
+	for _, secret := range []string{"PRIVATE", fmt.Sprint(s.TLSKey[:8]), fmt.Sprintf("%x", s.TLSKey[:8])} { //nolint:staticcheck // the bytes as numbers are meant
 		if strings.Contains(out.String(), strings.Trim(secret, "[]")) {
-			t.Errorf("output contains %q:\n%s", secret, out.String())
+			t.Errorf("output contains %q:\n%s", secret, &out)
 		}
 	}
 	if !strings.Contains(out.String(), hostID) {

@@ -154,7 +154,7 @@ func BenchmarkIdleTunnelMemory(b *testing.B) {
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			b.Fatal(err)
 		}
-		told, data = crowd{}, nil
+		told = crowd{}
 		heap, rss, goroutines := live(), resident(b), runtime.NumGoroutine()
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), crowdEnv+"="+file)

@@ -2,6 +2,7 @@ package tunnel_test
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -9,15 +10,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
+	"golang.org/x/crypto/ssh"
+
 	"teleport/internal/ca"
 	"teleport/internal/mux"
 	"teleport/internal/tunnel"
 	"teleport/internal/types"
-
-	"crypto/tls"
-
-	"github.com/google/uuid"
-	"golang.org/x/crypto/ssh"
 )
 
 // half is one direction of a buffered pipe. A hole swallows what is written.
@@ -92,7 +91,8 @@ func (c *pipeConn) blackhole() {
 	c.out.set(func(h *half) { h.hole = true })
 }
 
-func (c *pipeConn) LocalAddr() net.Addr              { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
+func (c *pipeConn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
+
 func (c *pipeConn) RemoteAddr() net.Addr             { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 2} }
 func (c *pipeConn) SetDeadline(time.Time) error      { return nil }
 func (c *pipeConn) SetReadDeadline(time.Time) error  { return nil }

@@ -84,8 +84,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err := b.openDatabase(ctx, cfg.OnHealth, dirty); err != nil {
 		return nil, errors.Join(b.explain(err), b.release())
 	}
-	go b.writer.run() //nolint:gosec,contextcheck // it lives until Close, not until ctx ends
-	go b.sweepLoop()
+	go b.writer.run() //nolint:contextcheck // it lives until Close, not until ctx ends
+	go b.sweepLoop()  //nolint:gosec // the same
 	return b, nil
 }
 

@@ -291,7 +291,6 @@ type fakeAuth struct {
 	mu      sync.Mutex
 	callers []rpc.Caller
 	answers int // of a join; 0 is one
-	hang    bool
 }
 
 func (a *fakeAuth) saw(ctx context.Context) {
