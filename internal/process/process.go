@@ -136,7 +136,11 @@ func (p *process) run(ctx context.Context) (err error) {
 	}
 	defer remove()
 	sup := &supervisor{log: p.log, grace: stopGrace, onReady: p.health.Ready, onDone: p.health.Gone}
-	return sup.run(ctx, p.steps()...)
+	err = sup.run(ctx, p.steps()...)
+	if p.proxyConn != nil {
+		_ = p.proxyConn.Close()
+	}
+	return err
 }
 
 // steps lists what the process does to start, in order.
