@@ -28,7 +28,7 @@ build: ## build teleport, tctl and tsh into build/ (static, stripped, version st
 
 .PHONY: demo
 demo: build ## a real cluster on this machine: an agent joins and a shell command runs on it through the Proxy
-	@$(GO) run ./test/demo
+	@$(GO) build -o build/.demo ./test/demo && build/.demo
 
 .PHONY: test
 test: test-deps build ## build, then every test (what CI runs)
