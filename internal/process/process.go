@@ -113,7 +113,7 @@ func newProcess(opts Options) *process {
 		servers:   newServers(),
 		listeners: map[string]net.Listener{},
 	}
-	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)
 	return p
 }
 
