@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,4 +158,35 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
 	}
+}
+
+// fetch URL [HOST] gets a page, with the status in its first line, into fetch.out; a
+// certificate is not checked. HOST is asked for by name while the connection goes to
+// the address in the URL.
+func fetch(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 1 {
+		ts.Fatalf("usage: fetch URL [HOST]")
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // what is checked is the page
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequest(http.MethodGet, args[0], nil)
+	ts.Check(err)
+	if len(args) > 1 {
+		req.Host = args[1]
+	}
+	resp, err := transport.RoundTrip(req)
+	if neg {
+		if err == nil {
+			_ = resp.Body.Close()
+			ts.Fatalf("%s answered %s", args[0], resp.Status)
+		}
+		return
+	}
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	text := fmt.Sprintf("%s\n%s", resp.Status, body)
+	ts.Check(os.WriteFile(ts.MkAbs("fetch.out"), []byte(text), 0o600))
+	ts.Logf("%s", text[:min(len(text), 2000)])
 }

@@ -11,6 +11,7 @@ package e2e
 import (
 	"flag"
 	"fmt"
+	"math/big"
 	"os"
 	"os/exec"
 	"os/user"
@@ -60,25 +61,28 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"capture":  capture,
-			"cluster":  cluster,
-			"expand":   expand,
-			"expect":   expect,
-			"freeport": freeport,
-			"keys":     pressKeys,
-			"login":    login,
-			"mode":     mode,
-			"ready":    ready,
-			"redeem":   redeem,
-			"refused":  refused,
-			"rewrite":  rewrite,
-			"spawn":    spawn,
-			"start":    start,
-			"end":      end,
-			"terminal": openTerminal,
-			"totp":     totpCode,
-			"type":     typeLine,
-			"within":   within,
+			"capture":     capture,
+			"certificate": certificate,
+			"cluster":     cluster,
+			"expand":      expand,
+			"expect":      expect,
+			"fetch":       fetch,
+			"freeport":    freeport,
+			"keys":        pressKeys,
+			"login":       login,
+			"mode":        mode,
+			"ready":       ready,
+			"redeem":      redeem,
+			"refused":     refused,
+			"rewrite":     rewrite,
+			"served":      served,
+			"spawn":       spawn,
+			"start":       start,
+			"end":         end,
+			"terminal":    openTerminal,
+			"totp":        totpCode,
+			"type":        typeLine,
+			"within":      within,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -98,6 +102,9 @@ type script struct {
 	terminals map[string]*terminal
 	// rewrites are pairs of old and new.
 	rewrites []string
+	// authority and serial are of the certificates that it made.
+	authority *authority
+	serial    *big.Int
 }
 
 func own(ts *testscript.TestScript) *script { return ts.Value(scriptKey{}).(*script) }
@@ -131,7 +138,7 @@ func setup(env *testscript.Env) error {
 // environ is the environment of a script's programs.
 func environ(ts *testscript.TestScript) []string {
 	var out []string
-	for _, name := range []string{"PATH", "HOME", "TELEPORT_HOME", "USER", "WORK", "TMPDIR", "TELEPORT_PROXY", "TELEPORT_USER"} {
+	for _, name := range []string{"PATH", "HOME", "TELEPORT_HOME", "USER", "WORK", "TMPDIR", "TELEPORT_PROXY", "TELEPORT_USER", "SSL_CERT_FILE"} {
 		if value := ts.Getenv(name); value != "" {
 			out = append(out, name+"="+value)
 		}
