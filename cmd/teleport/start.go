@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -97,7 +98,13 @@ func (o startOptions) apply(cfg *config.Config) error {
 	set(&cfg.AdvertiseIP, o.advertise)
 	set(&cfg.PIDFile, o.pidFile)
 	set(&cfg.DiagAddr, o.diagAddr)
-	set(&cfg.DataDir, o.dataDir)
+	if o.dataDir != "" {
+		dir, err := filepath.Abs(o.dataDir)
+		if err != nil {
+			return fmt.Errorf("--data-dir: %w", err)
+		}
+		cfg.DataDir = dir
+	}
 	if o.debug {
 		cfg.Log.Severity = slog.LevelDebug
 	}

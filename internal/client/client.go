@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
@@ -209,6 +210,8 @@ func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh
 	}
 	conn := coalesce(node)
 	stop := context.AfterFunc(ctx, func() { _ = node.SetDeadline(time.Unix(1, 0)) })
+	// A node that refuses says why before it hangs up; it has proven its name by then.
+	var refusal string
 	client, chans, reqs, err := ssh.NewClientConn(conn, host, &ssh.ClientConfig{
 		Config: sshAlgorithms(),
 		User:   login,
@@ -218,13 +221,17 @@ func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh
 		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(types.RoleNode, host, node.HostID),
 		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoRSASHA512v01},
 		ClientVersion:     "SSH-2.0-Teleport",
+		BannerCallback: func(text string) error {
+			refusal = firstLine(text)
+			return nil
+		},
 	})
 	if err == nil && !stop() {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, sshError(login, host, err)
+		return nil, sshError(login, host, refusal, err)
 	}
 	return ssh.NewClient(client, chans, reqs), nil
 }
@@ -238,9 +245,26 @@ func sshAlgorithms() ssh.Config {
 	}
 }
 
+// firstLine returns the first line of what a node says, short and printable.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	line = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, line)
+	return line[:min(len(line), maxRefusal)]
+}
+
+// maxRefusal bounds what is shown of a node's refusal.
+const maxRefusal = 512
+
 // sshError turns a failed SSH handshake into what the user can act on.
-func sshError(login, host string, err error) error {
+func sshError(login, host, refusal string, err error) error {
 	switch {
+	case strings.Contains(err.Error(), "unable to authenticate") && refusal != "":
+		return fault.Denied("%s", refusal)
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return fault.Denied("access denied: you may not log in to %q as %q, or there is no such user on it", host, login)
 	case errors.Is(err, context.DeadlineExceeded):

@@ -171,6 +171,9 @@ func (p *process) adoptAuthorities(cas []*typesv1.CertAuthority) error {
 }
 
 func (p *process) makeProxy(context.Context) (Service, error) {
+	if p.viaProxy {
+		return nil, &Error{ExitUsage, fault.Unsupported("a Proxy Service reaches the Auth Service directly, not through another Proxy: set teleport.auth_server to the Auth Service's host:3025 instead of proxy_server")}
+	}
 	conn, err := newConnection(p.holder, p.authAddr(), types.RoleProxy)
 	if err != nil {
 		return nil, err
