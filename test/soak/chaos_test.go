@@ -48,7 +48,8 @@ func (s *service) steadySince(at time.Time) bool {
 // alive reports whether the process is there.
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
-// chaos kills services until ctx ends: each time one or two, back after a moment.
+// chaos kills services until ctx ends: first each of them once, then one or two at
+// random, back after a moment.
 func (w *world) chaos(ctx context.Context) {
 	source := *seed
 	if source == 0 {
@@ -56,12 +57,16 @@ func (w *world) chaos(ctx context.Context) {
 	}
 	w.t.Logf("-seed=%d", source)
 	dice := rand.New(rand.NewPCG(source, 1))
-	for {
+	first := dice.Perm(len(w.services))
+	for round := 0; ; round++ {
 		pause(ctx, time.Duration(300+dice.IntN(1500))*time.Millisecond)
 		if ctx.Err() != nil {
 			return
 		}
 		victims := []*service{w.services[dice.IntN(len(w.services))]}
+		if round < len(first) {
+			victims[0] = w.services[first[round]]
+		}
 		if dice.IntN(3) == 0 {
 			if other := w.services[dice.IntN(len(w.services))]; other != victims[0] {
 				victims = append(victims, other)
