@@ -22,15 +22,14 @@ import (
 	"github.com/pquerna/otp/totp"
 	"golang.org/x/crypto/ssh"
 
+	typesv1 "teleport/api/types/v1"
+	userv1 "teleport/api/user/v1"
 	"teleport/internal/ca"
 	"teleport/internal/client"
 	"teleport/internal/config"
 	"teleport/internal/process"
 	"teleport/internal/rpc"
 	"teleport/internal/types"
-
-	typesv1 "teleport/api/types/v1"
-	userv1 "teleport/api/user/v1"
 )
 
 const token = "00112233445566778899aabbccddeeff"

@@ -172,8 +172,11 @@ func attempt(t *testing.T, c *client.Client, host string) error {
 		if err == nil && got == host {
 			return nil
 		}
+		if err == nil {
+			err = errors.New("not what was said")
+		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("session on %s = %q, %v", host, got, err)
+			return fmt.Errorf("session on %s printed %q: %w", host, got, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -143,8 +144,11 @@ func (w *world) owed(s session) bool { return s.agent.aliveSince(s.began) }
 // none is there twice. Events that came since are no fault.
 func (w *world) compareLines(stored map[string]bool) error {
 	files, err := filepath.Glob(filepath.Join(w.Path("auth"), "log", "*", "*.log"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("no audit lines: %v", err)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return errors.New("there are no files of audit lines")
 	}
 	seen := map[string]bool{}
 	for _, path := range files {
