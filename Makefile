@@ -80,7 +80,7 @@ gen-check: gen
 
 .PHONY: race
 race:
-	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./internal/... ./cmd/...
+	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./internal/... ./cmd/... ./test/integration/...
 
 .PHONY: check
 check: fmt-check lint gen-check build race test ## the gate before every push: format, lint, generated code, build, race detector, every test

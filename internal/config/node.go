@@ -199,9 +199,9 @@ func (v value) boolean() (b, ok bool) {
 
 func parseBool(s string) (b, ok bool) {
 	switch strings.ToLower(s) {
-	case "yes", "on", "true":
+	case "yes", "y", "on", "true":
 		return true, true
-	case "no", "off", "false":
+	case "no", "n", "off", "false":
 		return false, true
 	}
 	return false, false

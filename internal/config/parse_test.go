@@ -191,7 +191,7 @@ func TestDefaults(t *testing.T) {
 
 func TestBooleans(t *testing.T) {
 	for text, want := range map[string]bool{
-		"yes": true, "Yes": true, "YES": true, `"yes"`: true, "'On'": true, "on": true, "true": true, "True": true, `"TRUE"`: true,
+		"yes": true, "y": true, "N": false, "Yes": true, "YES": true, `"yes"`: true, "'On'": true, "on": true, "true": true, "True": true, `"TRUE"`: true,
 		"no": false, "No": false, `"no"`: false, "off": false, "OFF": false, "false": false, "'False'": false,
 	} {
 		cfg := parse(t, "version: v3\nssh_service:\n  enabled: "+text+"\n")
@@ -199,7 +199,7 @@ func TestBooleans(t *testing.T) {
 			t.Errorf("enabled: %s is read as %v", text, cfg.SSH.Enabled)
 		}
 	}
-	for _, text := range []string{"y", "1", "nope", `""`, "~", "[yes]"} {
+	for _, text := range []string{"ye", "1", "nope", `""`, "~", "[yes]"} {
 		if _, err := config.Parse("t", []byte("version: v3\nssh_service:\n  enabled: "+text+"\n")); err == nil {
 			t.Errorf("enabled: %s is accepted", text)
 		}

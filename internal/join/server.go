@@ -227,7 +227,7 @@ func (s *Server) checkToken(token *typesv1.Token, req *request, a *joinv1.Answer
 			now.Sub(exp.AsTime()).Round(time.Second), exp.AsTime().UTC().Format(time.RFC3339), flags(req.roles)).WithCode(CodeTokenExpired)
 	}
 	if m := token.GetSpec().GetMaxUses(); m > 0 && token.GetStatus().GetUses() >= m {
-		return fault.New(fault.ErrDenied, "the join token was good for %d joins and all are used: make a new one with `tctl tokens add --type=%s`",
+		return fault.New(fault.ErrDenied, "every join that the token was good for (%d) is used: make a new one with `tctl tokens add --type=%s`",
 			m, flags(req.roles)).WithCode(CodeTokenUsedUp)
 	}
 	return nil
