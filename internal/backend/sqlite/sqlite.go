@@ -85,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, errors.Join(b.explain(err), b.release())
 	}
 	go b.writer.run() //nolint:contextcheck // it lives until Close, not until ctx ends
-	go b.sweepLoop()  //nolint:gosec // the same
+	go b.sweepLoop()  //nolint:gosec,contextcheck // the same
 	return b, nil
 }
 
