@@ -86,6 +86,14 @@ type command struct {
 func plain(ctx context.Context, c command) error {
 	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
+	if c.stdin != "" {
+		in, err := os.Open(c.stdin)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		cmd.Stdin = in
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%q: %w: %s", c.args, err, out)
 	}
