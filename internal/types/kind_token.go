@@ -9,8 +9,15 @@ import (
 	typesv1 "teleport/api/types/v1"
 )
 
-// JoinMethodToken is the join method that proves knowledge of a secret token.
-const JoinMethodToken = "token"
+// What a machine may do that joined before (spec.rejoin).
+const (
+	// RejoinDeny refuses it.
+	RejoinDeny = "deny"
+	// RejoinSameKey admits it if it still has the key of its identity.
+	RejoinSameKey = "same-key"
+	// RejoinReplace gives it a new identity and revokes the old one.
+	RejoinReplace = "replace"
+)
 
 func tokenKind() KindInfo {
 	return KindInfo{
@@ -86,8 +93,11 @@ func validateToken(t *typesv1.Token, c *checker) {
 		}
 		seen[r] = true
 	}
-	if m := s.GetJoinMethod(); m != JoinMethodToken {
-		c.add("spec.join_method", "join method %q is not supported by this version: use %q", m, JoinMethodToken)
+	checkJoin(s, c)
+	switch s.GetRejoin() {
+	case "", RejoinDeny, RejoinSameKey, RejoinReplace:
+	default:
+		c.add("spec.rejoin", "%q is not a policy: use %s, %s or %s", s.GetRejoin(), RejoinDeny, RejoinSameKey, RejoinReplace)
 	}
 	switch {
 	case s.GetBotName() == "":

@@ -137,6 +137,7 @@ type JoinResponse struct {
 	//
 	//	*JoinResponse_Question
 	//	*JoinResponse_Result
+	//	*JoinResponse_Explanation
 	Payload       isJoinResponse_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -197,6 +198,15 @@ func (x *JoinResponse) GetResult() *Result {
 	return nil
 }
 
+func (x *JoinResponse) GetExplanation() *Explanation {
+	if x != nil {
+		if x, ok := x.Payload.(*JoinResponse_Explanation); ok {
+			return x.Explanation
+		}
+	}
+	return nil
+}
+
 type isJoinResponse_Payload interface {
 	isJoinResponse_Payload()
 }
@@ -209,9 +219,16 @@ type JoinResponse_Result struct {
 	Result *Result `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
 }
 
+type JoinResponse_Explanation struct {
+	// Ends a rehearsal.
+	Explanation *Explanation `protobuf:"bytes,3,opt,name=explanation,proto3,oneof"`
+}
+
 func (*JoinResponse_Question) isJoinResponse_Payload() {}
 
 func (*JoinResponse_Result) isJoinResponse_Payload() {}
+
+func (*JoinResponse_Explanation) isJoinResponse_Payload() {}
 
 type Init struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -237,7 +254,9 @@ type Init struct {
 	SoftwareVersion string `protobuf:"bytes,10,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
 	// Host id and generation of the identity that the machine already has, proven
 	// by identity_proof: it keeps its id and gets additional roles.
-	Current       *HostProof `protobuf:"bytes,11,opt,name=current,proto3" json:"current,omitempty"`
+	Current *HostProof `protobuf:"bytes,11,opt,name=current,proto3" json:"current,omitempty"`
+	// A rehearsal: everything is checked, nothing is issued or counted.
+	DryRun        bool `protobuf:"varint,12,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -349,6 +368,13 @@ func (x *Init) GetCurrent() *HostProof {
 	return nil
 }
 
+func (x *Init) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
 // HostProof shows possession of a current host certificate.
 type HostProof struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -395,6 +421,8 @@ func (x *HostProof) GetCertificate() []byte {
 	return nil
 }
 
+// Question opens Auth's half. A method that has more questions sends them as
+// further Questions with nothing but the challenge.
 type Question struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Method      string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
@@ -603,7 +631,11 @@ type Grant struct {
 	Authorities  []*v1.CertAuthority    `protobuf:"bytes,5,rep,name=authorities,proto3" json:"authorities,omitempty"`
 	Generation   uint64                 `protobuf:"varint,6,opt,name=generation,proto3" json:"generation,omitempty"`
 	// Labels that the token enforces: the process's own cannot override them.
-	Labels        map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Method-specific: what the machine keeps for its next join.
+	MethodState []byte `protobuf:"bytes,8,opt,name=method_state,json=methodState,proto3" json:"method_state,omitempty"`
+	// True: at a renewal the machine proves itself anew.
+	Attests       bool `protobuf:"varint,9,opt,name=attests,proto3" json:"attests,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -685,6 +717,20 @@ func (x *Grant) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Grant) GetMethodState() []byte {
+	if x != nil {
+		return x.MethodState
+	}
+	return nil
+}
+
+func (x *Grant) GetAttests() bool {
+	if x != nil {
+		return x.Attests
+	}
+	return false
 }
 
 // HostCertificates are a process-level pair and one pair per service, all over
@@ -814,6 +860,77 @@ func (x *ServiceCertificates) GetSsh() []byte {
 	return nil
 }
 
+// Explanation is what a rehearsal found: every check in order, up to the first
+// that failed. It says what the machine may know.
+type Explanation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Checks []*Explanation_Check   `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	// Reason code of the refusal; empty if the machine would have been admitted.
+	Code          string              `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string              `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Rules         []*Explanation_Rule `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_teleport_join_v1_join_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_join_v1_join_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Explanation) GetChecks() []*Explanation_Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *Explanation) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Explanation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Explanation) GetRules() []*Explanation_Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
 type GivingUp struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -825,7 +942,7 @@ type GivingUp struct {
 
 func (x *GivingUp) Reset() {
 	*x = GivingUp{}
-	mi := &file_teleport_join_v1_join_proto_msgTypes[10]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +954,7 @@ func (x *GivingUp) String() string {
 func (*GivingUp) ProtoMessage() {}
 
 func (x *GivingUp) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_join_v1_join_proto_msgTypes[10]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +967,7 @@ func (x *GivingUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GivingUp.ProtoReflect.Descriptor instead.
 func (*GivingUp) Descriptor() ([]byte, []int) {
-	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{10}
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GivingUp) GetReason() string {
@@ -881,7 +998,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_teleport_join_v1_join_proto_msgTypes[11]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1010,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_join_v1_join_proto_msgTypes[11]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1023,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{11}
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RenewRequest) GetTlsPublicKey() []byte {
@@ -939,7 +1056,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_teleport_join_v1_join_proto_msgTypes[12]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1068,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_join_v1_join_proto_msgTypes[12]
+	mi := &file_teleport_join_v1_join_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1081,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{12}
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RenewResponse) GetGrant() *Grant {
@@ -972,6 +1089,198 @@ func (x *RenewResponse) GetGrant() *Grant {
 		return x.Grant
 	}
 	return nil
+}
+
+type Explanation_Check struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Passed        bool                   `protobuf:"varint,2,opt,name=passed,proto3" json:"passed,omitempty"`
+	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation_Check) Reset() {
+	*x = Explanation_Check{}
+	mi := &file_teleport_join_v1_join_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation_Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation_Check) ProtoMessage() {}
+
+func (x *Explanation_Check) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_join_v1_join_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation_Check.ProtoReflect.Descriptor instead.
+func (*Explanation_Check) Descriptor() ([]byte, []int) {
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{10, 0}
+}
+
+func (x *Explanation_Check) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Explanation_Check) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *Explanation_Check) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// One allow rule of the token, compared with what was proven.
+type Explanation_Rule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where it stands in the token, e.g. "spec.allow[0]".
+	Path          string               `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Matched       bool                 `protobuf:"varint,2,opt,name=matched,proto3" json:"matched,omitempty"`
+	Fields        []*Explanation_Field `protobuf:"bytes,3,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation_Rule) Reset() {
+	*x = Explanation_Rule{}
+	mi := &file_teleport_join_v1_join_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation_Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation_Rule) ProtoMessage() {}
+
+func (x *Explanation_Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_join_v1_join_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation_Rule.ProtoReflect.Descriptor instead.
+func (*Explanation_Rule) Descriptor() ([]byte, []int) {
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{10, 1}
+}
+
+func (x *Explanation_Rule) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Explanation_Rule) GetMatched() bool {
+	if x != nil {
+		return x.Matched
+	}
+	return false
+}
+
+func (x *Explanation_Rule) GetFields() []*Explanation_Field {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type Explanation_Field struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the rule wants; left out for those who may not know.
+	Want string `protobuf:"bytes,2,opt,name=want,proto3" json:"want,omitempty"`
+	// What was proven.
+	Got           string `protobuf:"bytes,3,opt,name=got,proto3" json:"got,omitempty"`
+	Matched       bool   `protobuf:"varint,4,opt,name=matched,proto3" json:"matched,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation_Field) Reset() {
+	*x = Explanation_Field{}
+	mi := &file_teleport_join_v1_join_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation_Field) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation_Field) ProtoMessage() {}
+
+func (x *Explanation_Field) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_join_v1_join_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation_Field.ProtoReflect.Descriptor instead.
+func (*Explanation_Field) Descriptor() ([]byte, []int) {
+	return file_teleport_join_v1_join_proto_rawDescGZIP(), []int{10, 2}
+}
+
+func (x *Explanation_Field) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Explanation_Field) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
+func (x *Explanation_Field) GetGot() string {
+	if x != nil {
+		return x.Got
+	}
+	return ""
+}
+
+func (x *Explanation_Field) GetMatched() bool {
+	if x != nil {
+		return x.Matched
+	}
+	return false
 }
 
 var File_teleport_join_v1_join_proto protoreflect.FileDescriptor
@@ -983,11 +1292,12 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\x04init\x18\x01 \x01(\v2\x16.teleport.join.v1.InitH\x00R\x04init\x122\n" +
 	"\x06answer\x18\x02 \x01(\v2\x18.teleport.join.v1.AnswerH\x00R\x06answer\x129\n" +
 	"\tgiving_up\x18\x03 \x01(\v2\x1a.teleport.join.v1.GivingUpH\x00R\bgivingUpB\t\n" +
-	"\apayload\"\x87\x01\n" +
+	"\apayload\"\xca\x01\n" +
 	"\fJoinResponse\x128\n" +
 	"\bquestion\x18\x01 \x01(\v2\x1a.teleport.join.v1.QuestionH\x00R\bquestion\x122\n" +
-	"\x06result\x18\x02 \x01(\v2\x18.teleport.join.v1.ResultH\x00R\x06resultB\t\n" +
-	"\apayload\"\x87\x03\n" +
+	"\x06result\x18\x02 \x01(\v2\x18.teleport.join.v1.ResultH\x00R\x06result\x12A\n" +
+	"\vexplanation\x18\x03 \x01(\v2\x1d.teleport.join.v1.ExplanationH\x00R\vexplanationB\t\n" +
+	"\apayload\"\xa0\x03\n" +
 	"\x04Init\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x12\x16\n" +
@@ -1002,7 +1312,8 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\x05clock\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05clock\x12)\n" +
 	"\x10software_version\x18\n" +
 	" \x01(\tR\x0fsoftwareVersion\x125\n" +
-	"\acurrent\x18\v \x01(\v2\x1b.teleport.join.v1.HostProofR\acurrent\"-\n" +
+	"\acurrent\x18\v \x01(\v2\x1b.teleport.join.v1.HostProofR\acurrent\x12\x17\n" +
+	"\adry_run\x18\f \x01(\bR\x06dryRun\"-\n" +
 	"\tHostProof\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xc4\x01\n" +
 	"\bQuestion\x12\x16\n" +
@@ -1017,7 +1328,7 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\rcurrent_proof\x18\x02 \x01(\fR\fcurrentProof\"<\n" +
 	"\x06Result\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xfd\x02\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xba\x03\n" +
 	"\x05Grant\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12\x14\n" +
@@ -1027,7 +1338,9 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x06 \x01(\x04R\n" +
 	"generation\x12;\n" +
-	"\x06labels\x18\a \x03(\v2#.teleport.join.v1.Grant.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\a \x03(\v2#.teleport.join.v1.Grant.LabelsEntryR\x06labels\x12!\n" +
+	"\fmethod_state\x18\b \x01(\fR\vmethodState\x12\x18\n" +
+	"\aattests\x18\t \x01(\bR\aattests\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x02\n" +
@@ -1041,7 +1354,25 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2%.teleport.join.v1.ServiceCertificatesR\x05value:\x028\x01\"9\n" +
 	"\x13ServiceCertificates\x12\x10\n" +
 	"\x03tls\x18\x01 \x01(\fR\x03tls\x12\x10\n" +
-	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"6\n" +
+	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"\xcf\x03\n" +
+	"\vExplanation\x12;\n" +
+	"\x06checks\x18\x01 \x03(\v2#.teleport.join.v1.Explanation.CheckR\x06checks\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x128\n" +
+	"\x05rules\x18\x04 \x03(\v2\".teleport.join.v1.Explanation.RuleR\x05rules\x1aK\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06passed\x18\x02 \x01(\bR\x06passed\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x1aq\n" +
+	"\x04Rule\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\amatched\x18\x02 \x01(\bR\amatched\x12;\n" +
+	"\x06fields\x18\x03 \x03(\v2#.teleport.join.v1.Explanation.FieldR\x06fields\x1a[\n" +
+	"\x05Field\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04want\x18\x02 \x01(\tR\x04want\x12\x10\n" +
+	"\x03got\x18\x03 \x01(\tR\x03got\x12\x18\n" +
+	"\amatched\x18\x04 \x01(\bR\amatched\"6\n" +
 	"\bGivingUp\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\"p\n" +
@@ -1067,7 +1398,7 @@ func file_teleport_join_v1_join_proto_rawDescGZIP() []byte {
 	return file_teleport_join_v1_join_proto_rawDescData
 }
 
-var file_teleport_join_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_teleport_join_v1_join_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_teleport_join_v1_join_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: teleport.join.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: teleport.join.v1.JoinResponse
@@ -1079,39 +1410,47 @@ var file_teleport_join_v1_join_proto_goTypes = []any{
 	(*Grant)(nil),                 // 7: teleport.join.v1.Grant
 	(*HostCertificates)(nil),      // 8: teleport.join.v1.HostCertificates
 	(*ServiceCertificates)(nil),   // 9: teleport.join.v1.ServiceCertificates
-	(*GivingUp)(nil),              // 10: teleport.join.v1.GivingUp
-	(*RenewRequest)(nil),          // 11: teleport.join.v1.RenewRequest
-	(*RenewResponse)(nil),         // 12: teleport.join.v1.RenewResponse
-	nil,                           // 13: teleport.join.v1.Grant.LabelsEntry
-	nil,                           // 14: teleport.join.v1.HostCertificates.ServicesEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*v1.CertAuthority)(nil),      // 16: teleport.types.v1.CertAuthority
+	(*Explanation)(nil),           // 10: teleport.join.v1.Explanation
+	(*GivingUp)(nil),              // 11: teleport.join.v1.GivingUp
+	(*RenewRequest)(nil),          // 12: teleport.join.v1.RenewRequest
+	(*RenewResponse)(nil),         // 13: teleport.join.v1.RenewResponse
+	nil,                           // 14: teleport.join.v1.Grant.LabelsEntry
+	nil,                           // 15: teleport.join.v1.HostCertificates.ServicesEntry
+	(*Explanation_Check)(nil),     // 16: teleport.join.v1.Explanation.Check
+	(*Explanation_Rule)(nil),      // 17: teleport.join.v1.Explanation.Rule
+	(*Explanation_Field)(nil),     // 18: teleport.join.v1.Explanation.Field
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*v1.CertAuthority)(nil),      // 20: teleport.types.v1.CertAuthority
 }
 var file_teleport_join_v1_join_proto_depIdxs = []int32{
 	2,  // 0: teleport.join.v1.JoinRequest.init:type_name -> teleport.join.v1.Init
 	5,  // 1: teleport.join.v1.JoinRequest.answer:type_name -> teleport.join.v1.Answer
-	10, // 2: teleport.join.v1.JoinRequest.giving_up:type_name -> teleport.join.v1.GivingUp
+	11, // 2: teleport.join.v1.JoinRequest.giving_up:type_name -> teleport.join.v1.GivingUp
 	4,  // 3: teleport.join.v1.JoinResponse.question:type_name -> teleport.join.v1.Question
 	6,  // 4: teleport.join.v1.JoinResponse.result:type_name -> teleport.join.v1.Result
-	15, // 5: teleport.join.v1.Init.clock:type_name -> google.protobuf.Timestamp
-	3,  // 6: teleport.join.v1.Init.current:type_name -> teleport.join.v1.HostProof
-	15, // 7: teleport.join.v1.Question.clock:type_name -> google.protobuf.Timestamp
-	8,  // 8: teleport.join.v1.Grant.certificates:type_name -> teleport.join.v1.HostCertificates
-	16, // 9: teleport.join.v1.Grant.authorities:type_name -> teleport.types.v1.CertAuthority
-	13, // 10: teleport.join.v1.Grant.labels:type_name -> teleport.join.v1.Grant.LabelsEntry
-	14, // 11: teleport.join.v1.HostCertificates.services:type_name -> teleport.join.v1.HostCertificates.ServicesEntry
-	15, // 12: teleport.join.v1.HostCertificates.expires:type_name -> google.protobuf.Timestamp
-	7,  // 13: teleport.join.v1.RenewResponse.grant:type_name -> teleport.join.v1.Grant
-	9,  // 14: teleport.join.v1.HostCertificates.ServicesEntry.value:type_name -> teleport.join.v1.ServiceCertificates
-	0,  // 15: teleport.join.v1.JoinService.Join:input_type -> teleport.join.v1.JoinRequest
-	11, // 16: teleport.join.v1.JoinService.Renew:input_type -> teleport.join.v1.RenewRequest
-	1,  // 17: teleport.join.v1.JoinService.Join:output_type -> teleport.join.v1.JoinResponse
-	12, // 18: teleport.join.v1.JoinService.Renew:output_type -> teleport.join.v1.RenewResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	10, // 5: teleport.join.v1.JoinResponse.explanation:type_name -> teleport.join.v1.Explanation
+	19, // 6: teleport.join.v1.Init.clock:type_name -> google.protobuf.Timestamp
+	3,  // 7: teleport.join.v1.Init.current:type_name -> teleport.join.v1.HostProof
+	19, // 8: teleport.join.v1.Question.clock:type_name -> google.protobuf.Timestamp
+	8,  // 9: teleport.join.v1.Grant.certificates:type_name -> teleport.join.v1.HostCertificates
+	20, // 10: teleport.join.v1.Grant.authorities:type_name -> teleport.types.v1.CertAuthority
+	14, // 11: teleport.join.v1.Grant.labels:type_name -> teleport.join.v1.Grant.LabelsEntry
+	15, // 12: teleport.join.v1.HostCertificates.services:type_name -> teleport.join.v1.HostCertificates.ServicesEntry
+	19, // 13: teleport.join.v1.HostCertificates.expires:type_name -> google.protobuf.Timestamp
+	16, // 14: teleport.join.v1.Explanation.checks:type_name -> teleport.join.v1.Explanation.Check
+	17, // 15: teleport.join.v1.Explanation.rules:type_name -> teleport.join.v1.Explanation.Rule
+	7,  // 16: teleport.join.v1.RenewResponse.grant:type_name -> teleport.join.v1.Grant
+	9,  // 17: teleport.join.v1.HostCertificates.ServicesEntry.value:type_name -> teleport.join.v1.ServiceCertificates
+	18, // 18: teleport.join.v1.Explanation.Rule.fields:type_name -> teleport.join.v1.Explanation.Field
+	0,  // 19: teleport.join.v1.JoinService.Join:input_type -> teleport.join.v1.JoinRequest
+	12, // 20: teleport.join.v1.JoinService.Renew:input_type -> teleport.join.v1.RenewRequest
+	1,  // 21: teleport.join.v1.JoinService.Join:output_type -> teleport.join.v1.JoinResponse
+	13, // 22: teleport.join.v1.JoinService.Renew:output_type -> teleport.join.v1.RenewResponse
+	21, // [21:23] is the sub-list for method output_type
+	19, // [19:21] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_teleport_join_v1_join_proto_init() }
@@ -1127,6 +1466,7 @@ func file_teleport_join_v1_join_proto_init() {
 	file_teleport_join_v1_join_proto_msgTypes[1].OneofWrappers = []any{
 		(*JoinResponse_Question)(nil),
 		(*JoinResponse_Result)(nil),
+		(*JoinResponse_Explanation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1134,7 +1474,7 @@ func file_teleport_join_v1_join_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_join_v1_join_proto_rawDesc), len(file_teleport_join_v1_join_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

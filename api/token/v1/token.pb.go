@@ -239,7 +239,8 @@ func (x *ListTokensResponse) GetTokens() []*ListedToken {
 
 type ListedToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The name: for the method token an id, not the secret.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// System roles, or none for a signup token.
 	Roles      []string          `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
 	JoinMethod string            `protobuf:"bytes,3,opt,name=join_method,json=joinMethod,proto3" json:"join_method,omitempty"`

@@ -939,10 +939,31 @@ func (x *RoleSpec) GetDeny() *RoleConditions {
 	return nil
 }
 
+// RoleOptions are combined across the roles of a user: see access.Options.
 type RoleOptions struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Go duration, e.g. "8h0m0s"; empty means the cluster default.
 	MaxSessionTtl string `protobuf:"bytes,1,opt,name=max_session_ttl,json=maxSessionTtl,proto3" json:"max_session_ttl,omitempty"`
+	ForwardAgent  *bool  `protobuf:"varint,2,opt,name=forward_agent,json=forwardAgent,proto3,oneof" json:"forward_agent,omitempty"`
+	// Deprecated spelling of ssh_port_forwarding: both ways at once.
+	PortForwarding      *bool              `protobuf:"varint,3,opt,name=port_forwarding,json=portForwarding,proto3,oneof" json:"port_forwarding,omitempty"`
+	SshPortForwarding   *SSHPortForwarding `protobuf:"bytes,4,opt,name=ssh_port_forwarding,json=sshPortForwarding,proto3" json:"ssh_port_forwarding,omitempty"`
+	SshFileCopy         *bool              `protobuf:"varint,5,opt,name=ssh_file_copy,json=sshFileCopy,proto3,oneof" json:"ssh_file_copy,omitempty"`
+	PermitX11Forwarding *bool              `protobuf:"varint,6,opt,name=permit_x11_forwarding,json=permitX11Forwarding,proto3,oneof" json:"permit_x11_forwarding,omitempty"`
+	// Sessions of one connection, and connections of one user to one node at once;
+	// 0 is no limit.
+	MaxSessions    int64 `protobuf:"varint,7,opt,name=max_sessions,json=maxSessions,proto3" json:"max_sessions,omitempty"`
+	MaxConnections int64 `protobuf:"varint,8,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	// Go duration; empty or "0" is never.
+	ClientIdleTimeout     string           `protobuf:"bytes,9,opt,name=client_idle_timeout,json=clientIdleTimeout,proto3" json:"client_idle_timeout,omitempty"`
+	DisconnectExpiredCert *bool            `protobuf:"varint,10,opt,name=disconnect_expired_cert,json=disconnectExpiredCert,proto3,oneof" json:"disconnect_expired_cert,omitempty"`
+	PinSourceIp           *bool            `protobuf:"varint,11,opt,name=pin_source_ip,json=pinSourceIp,proto3,oneof" json:"pin_source_ip,omitempty"`
+	CertExtensions        []*CertExtension `protobuf:"bytes,12,rep,name=cert_extensions,json=certExtensions,proto3" json:"cert_extensions,omitempty"`
+	// "off", "keep" or "insecure-drop".
+	CreateHostUserMode         string `protobuf:"bytes,13,opt,name=create_host_user_mode,json=createHostUserMode,proto3" json:"create_host_user_mode,omitempty"`
+	CreateHostUserDefaultShell string `protobuf:"bytes,14,opt,name=create_host_user_default_shell,json=createHostUserDefaultShell,proto3" json:"create_host_user_default_shell,omitempty"`
+	// "strict" or "best_effort": what a service does when it may have missed locks.
+	Lock          string `protobuf:"bytes,15,opt,name=lock,proto3" json:"lock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -984,18 +1005,289 @@ func (x *RoleOptions) GetMaxSessionTtl() string {
 	return ""
 }
 
-type RoleConditions struct {
+func (x *RoleOptions) GetForwardAgent() bool {
+	if x != nil && x.ForwardAgent != nil {
+		return *x.ForwardAgent
+	}
+	return false
+}
+
+func (x *RoleOptions) GetPortForwarding() bool {
+	if x != nil && x.PortForwarding != nil {
+		return *x.PortForwarding
+	}
+	return false
+}
+
+func (x *RoleOptions) GetSshPortForwarding() *SSHPortForwarding {
+	if x != nil {
+		return x.SshPortForwarding
+	}
+	return nil
+}
+
+func (x *RoleOptions) GetSshFileCopy() bool {
+	if x != nil && x.SshFileCopy != nil {
+		return *x.SshFileCopy
+	}
+	return false
+}
+
+func (x *RoleOptions) GetPermitX11Forwarding() bool {
+	if x != nil && x.PermitX11Forwarding != nil {
+		return *x.PermitX11Forwarding
+	}
+	return false
+}
+
+func (x *RoleOptions) GetMaxSessions() int64 {
+	if x != nil {
+		return x.MaxSessions
+	}
+	return 0
+}
+
+func (x *RoleOptions) GetMaxConnections() int64 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
+}
+
+func (x *RoleOptions) GetClientIdleTimeout() string {
+	if x != nil {
+		return x.ClientIdleTimeout
+	}
+	return ""
+}
+
+func (x *RoleOptions) GetDisconnectExpiredCert() bool {
+	if x != nil && x.DisconnectExpiredCert != nil {
+		return *x.DisconnectExpiredCert
+	}
+	return false
+}
+
+func (x *RoleOptions) GetPinSourceIp() bool {
+	if x != nil && x.PinSourceIp != nil {
+		return *x.PinSourceIp
+	}
+	return false
+}
+
+func (x *RoleOptions) GetCertExtensions() []*CertExtension {
+	if x != nil {
+		return x.CertExtensions
+	}
+	return nil
+}
+
+func (x *RoleOptions) GetCreateHostUserMode() string {
+	if x != nil {
+		return x.CreateHostUserMode
+	}
+	return ""
+}
+
+func (x *RoleOptions) GetCreateHostUserDefaultShell() string {
+	if x != nil {
+		return x.CreateHostUserDefaultShell
+	}
+	return ""
+}
+
+func (x *RoleOptions) GetLock() string {
+	if x != nil {
+		return x.Lock
+	}
+	return ""
+}
+
+type SSHPortForwarding struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Logins        []string               `protobuf:"bytes,1,rep,name=logins,proto3" json:"logins,omitempty"`
-	NodeLabels    map[string]*Strings    `protobuf:"bytes,2,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Rules         []*Rule                `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	Local         *SSHForwarding         `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	Remote        *SSHForwarding         `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *SSHPortForwarding) Reset() {
+	*x = SSHPortForwarding{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SSHPortForwarding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SSHPortForwarding) ProtoMessage() {}
+
+func (x *SSHPortForwarding) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SSHPortForwarding.ProtoReflect.Descriptor instead.
+func (*SSHPortForwarding) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SSHPortForwarding) GetLocal() *SSHForwarding {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *SSHPortForwarding) GetRemote() *SSHForwarding {
+	if x != nil {
+		return x.Remote
+	}
+	return nil
+}
+
+type SSHForwarding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Enabled       *bool                  `protobuf:"varint,1,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SSHForwarding) Reset() {
+	*x = SSHForwarding{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SSHForwarding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SSHForwarding) ProtoMessage() {}
+
+func (x *SSHForwarding) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SSHForwarding.ProtoReflect.Descriptor instead.
+func (*SSHForwarding) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SSHForwarding) GetEnabled() bool {
+	if x != nil && x.Enabled != nil {
+		return *x.Enabled
+	}
+	return false
+}
+
+// CertExtension is an extension of SSH user certificates.
+type CertExtension struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ssh".
+	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	// "extension".
+	Mode          string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertExtension) Reset() {
+	*x = CertExtension{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertExtension) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertExtension) ProtoMessage() {}
+
+func (x *CertExtension) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertExtension.ProtoReflect.Descriptor instead.
+func (*CertExtension) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CertExtension) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *CertExtension) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *CertExtension) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CertExtension) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type RoleConditions struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Logins     []string               `protobuf:"bytes,1,rep,name=logins,proto3" json:"logins,omitempty"`
+	NodeLabels map[string]*Strings    `protobuf:"bytes,2,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Rules      []*Rule                `protobuf:"bytes,3,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Groups and sudoers lines of host users that a session makes.
+	HostGroups  []string `protobuf:"bytes,4,rep,name=host_groups,json=hostGroups,proto3" json:"host_groups,omitempty"`
+	HostSudoers []string `protobuf:"bytes,5,rep,name=host_sudoers,json=hostSudoers,proto3" json:"host_sudoers,omitempty"`
+	// Who must be in a session for it to go on, and who may join sessions of others.
+	RequireSessionJoin []*SessionRequirePolicy `protobuf:"bytes,6,rep,name=require_session_join,json=requireSessionJoin,proto3" json:"require_session_join,omitempty"`
+	JoinSessions       []*SessionJoinPolicy    `protobuf:"bytes,7,rep,name=join_sessions,json=joinSessions,proto3" json:"join_sessions,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
 func (x *RoleConditions) Reset() {
 	*x = RoleConditions{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[14]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1299,7 @@ func (x *RoleConditions) String() string {
 func (*RoleConditions) ProtoMessage() {}
 
 func (x *RoleConditions) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[14]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1312,7 @@ func (x *RoleConditions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleConditions.ProtoReflect.Descriptor instead.
 func (*RoleConditions) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RoleConditions) GetLogins() []string {
@@ -1044,18 +1336,206 @@ func (x *RoleConditions) GetRules() []*Rule {
 	return nil
 }
 
+func (x *RoleConditions) GetHostGroups() []string {
+	if x != nil {
+		return x.HostGroups
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetHostSudoers() []string {
+	if x != nil {
+		return x.HostSudoers
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetRequireSessionJoin() []*SessionRequirePolicy {
+	if x != nil {
+		return x.RequireSessionJoin
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetJoinSessions() []*SessionJoinPolicy {
+	if x != nil {
+		return x.JoinSessions
+	}
+	return nil
+}
+
+// SessionRequirePolicy asks for company in a session.
+type SessionRequirePolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Predicate over the user who may be counted, e.g. contains(user.spec.roles, "auditor").
+	Filter string `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Kinds of sessions: "ssh", or "*".
+	Kinds []string `protobuf:"bytes,3,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// Modes in which the others take part: observer, peer, moderator.
+	Modes []string `protobuf:"bytes,4,rep,name=modes,proto3" json:"modes,omitempty"`
+	Count int32    `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
+	// "terminate" (default) or "pause".
+	OnLeave       string `protobuf:"bytes,6,opt,name=on_leave,json=onLeave,proto3" json:"on_leave,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequirePolicy) Reset() {
+	*x = SessionRequirePolicy{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequirePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequirePolicy) ProtoMessage() {}
+
+func (x *SessionRequirePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequirePolicy.ProtoReflect.Descriptor instead.
+func (*SessionRequirePolicy) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SessionRequirePolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SessionRequirePolicy) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *SessionRequirePolicy) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *SessionRequirePolicy) GetModes() []string {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
+}
+
+func (x *SessionRequirePolicy) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *SessionRequirePolicy) GetOnLeave() string {
+	if x != nil {
+		return x.OnLeave
+	}
+	return ""
+}
+
+// SessionJoinPolicy lets its holders join sessions of the holders of other roles.
+type SessionJoinPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	Kinds         []string               `protobuf:"bytes,3,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	Modes         []string               `protobuf:"bytes,4,rep,name=modes,proto3" json:"modes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionJoinPolicy) Reset() {
+	*x = SessionJoinPolicy{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionJoinPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionJoinPolicy) ProtoMessage() {}
+
+func (x *SessionJoinPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionJoinPolicy.ProtoReflect.Descriptor instead.
+func (*SessionJoinPolicy) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SessionJoinPolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SessionJoinPolicy) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *SessionJoinPolicy) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *SessionJoinPolicy) GetModes() []string {
+	if x != nil {
+		return x.Modes
+	}
+	return nil
+}
+
 // Rule lets the holder act on resources of the Auth Service.
 type Rule struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resources     []string               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
-	Verbs         []string               `protobuf:"bytes,2,rep,name=verbs,proto3" json:"verbs,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resources []string               `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	Verbs     []string               `protobuf:"bytes,2,rep,name=verbs,proto3" json:"verbs,omitempty"`
+	// Predicate over the user and the resource; empty is always.
+	Where         string `protobuf:"bytes,3,opt,name=where,proto3" json:"where,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[15]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1547,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[15]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1560,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rule) GetResources() []string {
@@ -1095,6 +1575,459 @@ func (x *Rule) GetVerbs() []string {
 		return x.Verbs
 	}
 	return nil
+}
+
+func (x *Rule) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+// Lock takes its targets' access away, live sessions included, while it exists.
+type Lock struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *LockSpec              `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lock) Reset() {
+	*x = Lock{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lock) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lock) ProtoMessage() {}
+
+func (x *Lock) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lock.ProtoReflect.Descriptor instead.
+func (*Lock) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Lock) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Lock) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *Lock) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Lock) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Lock) GetSpec() *LockSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type LockSpec struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Target  *LockTarget            `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Unset: until it is removed.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedBy     string                 `protobuf:"bytes,5,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockSpec) Reset() {
+	*x = LockSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockSpec) ProtoMessage() {}
+
+func (x *LockSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockSpec.ProtoReflect.Descriptor instead.
+func (*LockSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LockSpec) GetTarget() *LockTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *LockSpec) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *LockSpec) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *LockSpec) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *LockSpec) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+// LockTarget: what is set must all hold.
+type LockTarget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	Login         string                 `protobuf:"bytes,3,opt,name=login,proto3" json:"login,omitempty"`
+	MfaDevice     string                 `protobuf:"bytes,4,opt,name=mfa_device,json=mfaDevice,proto3" json:"mfa_device,omitempty"`
+	ServerId      string                 `protobuf:"bytes,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	JoinToken     string                 `protobuf:"bytes,6,opt,name=join_token,json=joinToken,proto3" json:"join_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockTarget) Reset() {
+	*x = LockTarget{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockTarget) ProtoMessage() {}
+
+func (x *LockTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockTarget.ProtoReflect.Descriptor instead.
+func (*LockTarget) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LockTarget) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *LockTarget) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *LockTarget) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *LockTarget) GetMfaDevice() string {
+	if x != nil {
+		return x.MfaDevice
+	}
+	return ""
+}
+
+func (x *LockTarget) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *LockTarget) GetJoinToken() string {
+	if x != nil {
+		return x.JoinToken
+	}
+	return ""
+}
+
+// ClusterAlert is a message that administrators see until they acknowledge it.
+type ClusterAlert struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *ClusterAlertSpec      `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterAlert) Reset() {
+	*x = ClusterAlert{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterAlert) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterAlert) ProtoMessage() {}
+
+func (x *ClusterAlert) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterAlert.ProtoReflect.Descriptor instead.
+func (*ClusterAlert) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ClusterAlert) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ClusterAlert) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *ClusterAlert) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClusterAlert) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ClusterAlert) GetSpec() *ClusterAlertSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type ClusterAlertSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "low", "medium" or "high".
+	Severity string                 `protobuf:"bytes,1,opt,name=severity,proto3" json:"severity,omitempty"`
+	Message  string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Created  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	// Who acknowledged it, until when, and why.
+	Acknowledged  *AlertAcknowledgement `protobuf:"bytes,4,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterAlertSpec) Reset() {
+	*x = ClusterAlertSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterAlertSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterAlertSpec) ProtoMessage() {}
+
+func (x *ClusterAlertSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterAlertSpec.ProtoReflect.Descriptor instead.
+func (*ClusterAlertSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ClusterAlertSpec) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
+}
+
+func (x *ClusterAlertSpec) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ClusterAlertSpec) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *ClusterAlertSpec) GetAcknowledged() *AlertAcknowledgement {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return nil
+}
+
+type AlertAcknowledgement struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=until,proto3" json:"until,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlertAcknowledgement) Reset() {
+	*x = AlertAcknowledgement{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlertAcknowledgement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlertAcknowledgement) ProtoMessage() {}
+
+func (x *AlertAcknowledgement) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlertAcknowledgement.ProtoReflect.Descriptor instead.
+func (*AlertAcknowledgement) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AlertAcknowledgement) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *AlertAcknowledgement) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *AlertAcknowledgement) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Token admits machines to the cluster (a provision token). Its name is an id,
@@ -1113,7 +2046,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[16]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +2058,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[16]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +2071,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Token) GetKind() string {
@@ -1192,14 +2125,41 @@ type TokenSpec struct {
 	// Joins allowed in all; 0 is no limit.
 	MaxUses uint32 `protobuf:"varint,4,opt,name=max_uses,json=maxUses,proto3" json:"max_uses,omitempty"`
 	// Labels that every agent joined by this token carries.
-	Labels        map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Patterns of the additional names that a Proxy or Auth may ask for in its
+	// certificates; none means any that is not reserved.
+	Principals []string `protobuf:"bytes,6,rep,name=principals,proto3" json:"principals,omitempty"`
+	// What a machine may do that joined before: "deny", "same-key" or "replace".
+	Rejoin string `protobuf:"bytes,7,opt,name=rejoin,proto3" json:"rejoin,omitempty"`
+	// Hints for install scripts; they give no access.
+	SuggestedLabels             map[string]*Strings `protobuf:"bytes,8,rep,name=suggested_labels,json=suggestedLabels,proto3" json:"suggested_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	SuggestedAgentMatcherLabels map[string]*Strings `protobuf:"bytes,9,rep,name=suggested_agent_matcher_labels,json=suggestedAgentMatcherLabels,proto3" json:"suggested_agent_matcher_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Rules of the methods iam and ec2.
+	Allow []*AWSRule `protobuf:"bytes,10,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Go duration: how long after a start an instance identity document is good.
+	AwsIidTtl      string              `protobuf:"bytes,11,opt,name=aws_iid_ttl,json=awsIidTtl,proto3" json:"aws_iid_ttl,omitempty"`
+	Azure          *AzureJoin          `protobuf:"bytes,12,opt,name=azure,proto3" json:"azure,omitempty"`
+	Gcp            *GCPJoin            `protobuf:"bytes,13,opt,name=gcp,proto3" json:"gcp,omitempty"`
+	Kubernetes     *KubernetesJoin     `protobuf:"bytes,14,opt,name=kubernetes,proto3" json:"kubernetes,omitempty"`
+	Oracle         *OracleJoin         `protobuf:"bytes,15,opt,name=oracle,proto3" json:"oracle,omitempty"`
+	Tpm            *TPMJoin            `protobuf:"bytes,16,opt,name=tpm,proto3" json:"tpm,omitempty"`
+	Github         *GitHubJoin         `protobuf:"bytes,17,opt,name=github,proto3" json:"github,omitempty"`
+	Gitlab         *GitLabJoin         `protobuf:"bytes,18,opt,name=gitlab,proto3" json:"gitlab,omitempty"`
+	Circleci       *CircleCIJoin       `protobuf:"bytes,19,opt,name=circleci,proto3" json:"circleci,omitempty"`
+	Spacelift      *SpaceliftJoin      `protobuf:"bytes,20,opt,name=spacelift,proto3" json:"spacelift,omitempty"`
+	TerraformCloud *TerraformCloudJoin `protobuf:"bytes,21,opt,name=terraform_cloud,json=terraformCloud,proto3" json:"terraform_cloud,omitempty"`
+	Bitbucket      *BitbucketJoin      `protobuf:"bytes,22,opt,name=bitbucket,proto3" json:"bitbucket,omitempty"`
+	AzureDevops    *AzureDevopsJoin    `protobuf:"bytes,23,opt,name=azure_devops,json=azureDevops,proto3" json:"azure_devops,omitempty"`
+	Env0           *Env0Join           `protobuf:"bytes,24,opt,name=env0,proto3" json:"env0,omitempty"`
+	Oidc           *OIDCJoin           `protobuf:"bytes,25,opt,name=oidc,proto3" json:"oidc,omitempty"`
+	BoundKeypair   *BoundKeypairJoin   `protobuf:"bytes,26,opt,name=bound_keypair,json=boundKeypair,proto3" json:"bound_keypair,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *TokenSpec) Reset() {
 	*x = TokenSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[17]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +2171,7 @@ func (x *TokenSpec) String() string {
 func (*TokenSpec) ProtoMessage() {}
 
 func (x *TokenSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[17]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +2184,7 @@ func (x *TokenSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSpec.ProtoReflect.Descriptor instead.
 func (*TokenSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TokenSpec) GetRoles() []string {
@@ -1262,6 +2222,2458 @@ func (x *TokenSpec) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *TokenSpec) GetPrincipals() []string {
+	if x != nil {
+		return x.Principals
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetRejoin() string {
+	if x != nil {
+		return x.Rejoin
+	}
+	return ""
+}
+
+func (x *TokenSpec) GetSuggestedLabels() map[string]*Strings {
+	if x != nil {
+		return x.SuggestedLabels
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetSuggestedAgentMatcherLabels() map[string]*Strings {
+	if x != nil {
+		return x.SuggestedAgentMatcherLabels
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetAllow() []*AWSRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetAwsIidTtl() string {
+	if x != nil {
+		return x.AwsIidTtl
+	}
+	return ""
+}
+
+func (x *TokenSpec) GetAzure() *AzureJoin {
+	if x != nil {
+		return x.Azure
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetGcp() *GCPJoin {
+	if x != nil {
+		return x.Gcp
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetKubernetes() *KubernetesJoin {
+	if x != nil {
+		return x.Kubernetes
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetOracle() *OracleJoin {
+	if x != nil {
+		return x.Oracle
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetTpm() *TPMJoin {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetGithub() *GitHubJoin {
+	if x != nil {
+		return x.Github
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetGitlab() *GitLabJoin {
+	if x != nil {
+		return x.Gitlab
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetCircleci() *CircleCIJoin {
+	if x != nil {
+		return x.Circleci
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetSpacelift() *SpaceliftJoin {
+	if x != nil {
+		return x.Spacelift
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetTerraformCloud() *TerraformCloudJoin {
+	if x != nil {
+		return x.TerraformCloud
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetBitbucket() *BitbucketJoin {
+	if x != nil {
+		return x.Bitbucket
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetAzureDevops() *AzureDevopsJoin {
+	if x != nil {
+		return x.AzureDevops
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetEnv0() *Env0Join {
+	if x != nil {
+		return x.Env0
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetOidc() *OIDCJoin {
+	if x != nil {
+		return x.Oidc
+	}
+	return nil
+}
+
+func (x *TokenSpec) GetBoundKeypair() *BoundKeypairJoin {
+	if x != nil {
+		return x.BoundKeypair
+	}
+	return nil
+}
+
+type AWSRule struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	AwsAccount string                 `protobuf:"bytes,1,opt,name=aws_account,json=awsAccount,proto3" json:"aws_account,omitempty"`
+	// iam: ARN with * and ?.
+	AwsArn string `protobuf:"bytes,2,opt,name=aws_arn,json=awsArn,proto3" json:"aws_arn,omitempty"`
+	// ec2.
+	AwsRegions []string `protobuf:"bytes,3,rep,name=aws_regions,json=awsRegions,proto3" json:"aws_regions,omitempty"`
+	// ec2: ARN of the role that Auth assumes to ask about instances.
+	AwsRole       string `protobuf:"bytes,4,opt,name=aws_role,json=awsRole,proto3" json:"aws_role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AWSRule) Reset() {
+	*x = AWSRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AWSRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AWSRule) ProtoMessage() {}
+
+func (x *AWSRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AWSRule.ProtoReflect.Descriptor instead.
+func (*AWSRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AWSRule) GetAwsAccount() string {
+	if x != nil {
+		return x.AwsAccount
+	}
+	return ""
+}
+
+func (x *AWSRule) GetAwsArn() string {
+	if x != nil {
+		return x.AwsArn
+	}
+	return ""
+}
+
+func (x *AWSRule) GetAwsRegions() []string {
+	if x != nil {
+		return x.AwsRegions
+	}
+	return nil
+}
+
+func (x *AWSRule) GetAwsRole() string {
+	if x != nil {
+		return x.AwsRole
+	}
+	return ""
+}
+
+type AzureJoin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allow         []*AzureRule           `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AzureJoin) Reset() {
+	*x = AzureJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureJoin) ProtoMessage() {}
+
+func (x *AzureJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureJoin.ProtoReflect.Descriptor instead.
+func (*AzureJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AzureJoin) GetAllow() []*AzureRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type AzureRule struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Subscription   string                 `protobuf:"bytes,1,opt,name=subscription,proto3" json:"subscription,omitempty"`
+	Tenant         string                 `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	ResourceGroups []string               `protobuf:"bytes,3,rep,name=resource_groups,json=resourceGroups,proto3" json:"resource_groups,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AzureRule) Reset() {
+	*x = AzureRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureRule) ProtoMessage() {}
+
+func (x *AzureRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureRule.ProtoReflect.Descriptor instead.
+func (*AzureRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AzureRule) GetSubscription() string {
+	if x != nil {
+		return x.Subscription
+	}
+	return ""
+}
+
+func (x *AzureRule) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *AzureRule) GetResourceGroups() []string {
+	if x != nil {
+		return x.ResourceGroups
+	}
+	return nil
+}
+
+type GCPJoin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allow         []*GCPRule             `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GCPJoin) Reset() {
+	*x = GCPJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GCPJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GCPJoin) ProtoMessage() {}
+
+func (x *GCPJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GCPJoin.ProtoReflect.Descriptor instead.
+func (*GCPJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *GCPJoin) GetAllow() []*GCPRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type GCPRule struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ProjectIds []string               `protobuf:"bytes,1,rep,name=project_ids,json=projectIds,proto3" json:"project_ids,omitempty"`
+	// Regions or zones.
+	Locations       []string `protobuf:"bytes,2,rep,name=locations,proto3" json:"locations,omitempty"`
+	ServiceAccounts []string `protobuf:"bytes,3,rep,name=service_accounts,json=serviceAccounts,proto3" json:"service_accounts,omitempty"`
+	// "required" (default when locations are given) or "optional": whether the token
+	// must be that of a virtual machine.
+	Vm            string `protobuf:"bytes,4,opt,name=vm,proto3" json:"vm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GCPRule) Reset() {
+	*x = GCPRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GCPRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GCPRule) ProtoMessage() {}
+
+func (x *GCPRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GCPRule.ProtoReflect.Descriptor instead.
+func (*GCPRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GCPRule) GetProjectIds() []string {
+	if x != nil {
+		return x.ProjectIds
+	}
+	return nil
+}
+
+func (x *GCPRule) GetLocations() []string {
+	if x != nil {
+		return x.Locations
+	}
+	return nil
+}
+
+func (x *GCPRule) GetServiceAccounts() []string {
+	if x != nil {
+		return x.ServiceAccounts
+	}
+	return nil
+}
+
+func (x *GCPRule) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+type KubernetesJoin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "in_cluster" (default), "static_jwks" or "oidc".
+	Type          string            `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Allow         []*KubernetesRule `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	StaticJwks    *KubernetesJWKS   `protobuf:"bytes,3,opt,name=static_jwks,json=staticJwks,proto3" json:"static_jwks,omitempty"`
+	Oidc          *KubernetesOIDC   `protobuf:"bytes,4,opt,name=oidc,proto3" json:"oidc,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KubernetesJoin) Reset() {
+	*x = KubernetesJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesJoin) ProtoMessage() {}
+
+func (x *KubernetesJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesJoin.ProtoReflect.Descriptor instead.
+func (*KubernetesJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *KubernetesJoin) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *KubernetesJoin) GetAllow() []*KubernetesRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *KubernetesJoin) GetStaticJwks() *KubernetesJWKS {
+	if x != nil {
+		return x.StaticJwks
+	}
+	return nil
+}
+
+func (x *KubernetesJoin) GetOidc() *KubernetesOIDC {
+	if x != nil {
+		return x.Oidc
+	}
+	return nil
+}
+
+type KubernetesRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace:name".
+	ServiceAccount string `protobuf:"bytes,1,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
+	// Both, each with * and ?.
+	ServiceAccountNamespace string `protobuf:"bytes,2,opt,name=service_account_namespace,json=serviceAccountNamespace,proto3" json:"service_account_namespace,omitempty"`
+	ServiceAccountName      string `protobuf:"bytes,3,opt,name=service_account_name,json=serviceAccountName,proto3" json:"service_account_name,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *KubernetesRule) Reset() {
+	*x = KubernetesRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesRule) ProtoMessage() {}
+
+func (x *KubernetesRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesRule.ProtoReflect.Descriptor instead.
+func (*KubernetesRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *KubernetesRule) GetServiceAccount() string {
+	if x != nil {
+		return x.ServiceAccount
+	}
+	return ""
+}
+
+func (x *KubernetesRule) GetServiceAccountNamespace() string {
+	if x != nil {
+		return x.ServiceAccountNamespace
+	}
+	return ""
+}
+
+func (x *KubernetesRule) GetServiceAccountName() string {
+	if x != nil {
+		return x.ServiceAccountName
+	}
+	return ""
+}
+
+type KubernetesJWKS struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jwks          string                 `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KubernetesJWKS) Reset() {
+	*x = KubernetesJWKS{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesJWKS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesJWKS) ProtoMessage() {}
+
+func (x *KubernetesJWKS) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesJWKS.ProtoReflect.Descriptor instead.
+func (*KubernetesJWKS) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *KubernetesJWKS) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+type KubernetesOIDC struct {
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	Issuer                  string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	InsecureAllowHttpIssuer bool                   `protobuf:"varint,2,opt,name=insecure_allow_http_issuer,json=insecureAllowHttpIssuer,proto3" json:"insecure_allow_http_issuer,omitempty"`
+	// Certificate authorities of the issuer, PEM; empty: those of the system.
+	Ca            string `protobuf:"bytes,3,opt,name=ca,proto3" json:"ca,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KubernetesOIDC) Reset() {
+	*x = KubernetesOIDC{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesOIDC) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesOIDC) ProtoMessage() {}
+
+func (x *KubernetesOIDC) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesOIDC.ProtoReflect.Descriptor instead.
+func (*KubernetesOIDC) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *KubernetesOIDC) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *KubernetesOIDC) GetInsecureAllowHttpIssuer() bool {
+	if x != nil {
+		return x.InsecureAllowHttpIssuer
+	}
+	return false
+}
+
+func (x *KubernetesOIDC) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+type OracleJoin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allow         []*OracleRule          `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OracleJoin) Reset() {
+	*x = OracleJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OracleJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OracleJoin) ProtoMessage() {}
+
+func (x *OracleJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OracleJoin.ProtoReflect.Descriptor instead.
+func (*OracleJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *OracleJoin) GetAllow() []*OracleRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type OracleRule struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Tenancy            string                 `protobuf:"bytes,1,opt,name=tenancy,proto3" json:"tenancy,omitempty"`
+	ParentCompartments []string               `protobuf:"bytes,2,rep,name=parent_compartments,json=parentCompartments,proto3" json:"parent_compartments,omitempty"`
+	Regions            []string               `protobuf:"bytes,3,rep,name=regions,proto3" json:"regions,omitempty"`
+	Instances          []string               `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *OracleRule) Reset() {
+	*x = OracleRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OracleRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OracleRule) ProtoMessage() {}
+
+func (x *OracleRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OracleRule.ProtoReflect.Descriptor instead.
+func (*OracleRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *OracleRule) GetTenancy() string {
+	if x != nil {
+		return x.Tenancy
+	}
+	return ""
+}
+
+func (x *OracleRule) GetParentCompartments() []string {
+	if x != nil {
+		return x.ParentCompartments
+	}
+	return nil
+}
+
+func (x *OracleRule) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
+}
+
+func (x *OracleRule) GetInstances() []string {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+type TPMJoin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM.
+	EkcertAllowedCas []string   `protobuf:"bytes,1,rep,name=ekcert_allowed_cas,json=ekcertAllowedCas,proto3" json:"ekcert_allowed_cas,omitempty"`
+	Allow            []*TPMRule `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TPMJoin) Reset() {
+	*x = TPMJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMJoin) ProtoMessage() {}
+
+func (x *TPMJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMJoin.ProtoReflect.Descriptor instead.
+func (*TPMJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *TPMJoin) GetEkcertAllowedCas() []string {
+	if x != nil {
+		return x.EkcertAllowedCas
+	}
+	return nil
+}
+
+func (x *TPMJoin) GetAllow() []*TPMRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type TPMRule struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Description string                 `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	// Hexadecimal SHA-256 of the endorsement key in PKIX form.
+	EkPublicHash string `protobuf:"bytes,2,opt,name=ek_public_hash,json=ekPublicHash,proto3" json:"ek_public_hash,omitempty"`
+	// Hexadecimal bytes, separated by colons.
+	EkCertificateSerial string `protobuf:"bytes,3,opt,name=ek_certificate_serial,json=ekCertificateSerial,proto3" json:"ek_certificate_serial,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *TPMRule) Reset() {
+	*x = TPMRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMRule) ProtoMessage() {}
+
+func (x *TPMRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMRule.ProtoReflect.Descriptor instead.
+func (*TPMRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *TPMRule) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *TPMRule) GetEkPublicHash() string {
+	if x != nil {
+		return x.EkPublicHash
+	}
+	return ""
+}
+
+func (x *TPMRule) GetEkCertificateSerial() string {
+	if x != nil {
+		return x.EkCertificateSerial
+	}
+	return ""
+}
+
+type GitHubJoin struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	EnterpriseServerHost string                 `protobuf:"bytes,1,opt,name=enterprise_server_host,json=enterpriseServerHost,proto3" json:"enterprise_server_host,omitempty"`
+	EnterpriseSlug       string                 `protobuf:"bytes,2,opt,name=enterprise_slug,json=enterpriseSlug,proto3" json:"enterprise_slug,omitempty"`
+	StaticJwks           string                 `protobuf:"bytes,3,opt,name=static_jwks,json=staticJwks,proto3" json:"static_jwks,omitempty"`
+	Allow                []*GitHubRule          `protobuf:"bytes,4,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *GitHubJoin) Reset() {
+	*x = GitHubJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GitHubJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GitHubJoin) ProtoMessage() {}
+
+func (x *GitHubJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GitHubJoin.ProtoReflect.Descriptor instead.
+func (*GitHubJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GitHubJoin) GetEnterpriseServerHost() string {
+	if x != nil {
+		return x.EnterpriseServerHost
+	}
+	return ""
+}
+
+func (x *GitHubJoin) GetEnterpriseSlug() string {
+	if x != nil {
+		return x.EnterpriseSlug
+	}
+	return ""
+}
+
+func (x *GitHubJoin) GetStaticJwks() string {
+	if x != nil {
+		return x.StaticJwks
+	}
+	return ""
+}
+
+func (x *GitHubJoin) GetAllow() []*GitHubRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type GitHubRule struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Sub             string                 `protobuf:"bytes,1,opt,name=sub,proto3" json:"sub,omitempty"`
+	Repository      string                 `protobuf:"bytes,2,opt,name=repository,proto3" json:"repository,omitempty"`
+	RepositoryOwner string                 `protobuf:"bytes,3,opt,name=repository_owner,json=repositoryOwner,proto3" json:"repository_owner,omitempty"`
+	Workflow        string                 `protobuf:"bytes,4,opt,name=workflow,proto3" json:"workflow,omitempty"`
+	Environment     string                 `protobuf:"bytes,5,opt,name=environment,proto3" json:"environment,omitempty"`
+	Actor           string                 `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	Ref             string                 `protobuf:"bytes,7,opt,name=ref,proto3" json:"ref,omitempty"`
+	RefType         string                 `protobuf:"bytes,8,opt,name=ref_type,json=refType,proto3" json:"ref_type,omitempty"`
+	// Numbers that stay when a repository or an owner is renamed.
+	RepositoryId      string `protobuf:"bytes,9,opt,name=repository_id,json=repositoryId,proto3" json:"repository_id,omitempty"`
+	RepositoryOwnerId string `protobuf:"bytes,10,opt,name=repository_owner_id,json=repositoryOwnerId,proto3" json:"repository_owner_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GitHubRule) Reset() {
+	*x = GitHubRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GitHubRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GitHubRule) ProtoMessage() {}
+
+func (x *GitHubRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GitHubRule.ProtoReflect.Descriptor instead.
+func (*GitHubRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *GitHubRule) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRepositoryOwner() string {
+	if x != nil {
+		return x.RepositoryOwner
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetWorkflow() string {
+	if x != nil {
+		return x.Workflow
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRefType() string {
+	if x != nil {
+		return x.RefType
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRepositoryId() string {
+	if x != nil {
+		return x.RepositoryId
+	}
+	return ""
+}
+
+func (x *GitHubRule) GetRepositoryOwnerId() string {
+	if x != nil {
+		return x.RepositoryOwnerId
+	}
+	return ""
+}
+
+type GitLabJoin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "gitlab.com" if empty.
+	Domain        string        `protobuf:"bytes,1,opt,name=domain,proto3" json:"domain,omitempty"`
+	StaticJwks    string        `protobuf:"bytes,2,opt,name=static_jwks,json=staticJwks,proto3" json:"static_jwks,omitempty"`
+	Allow         []*GitLabRule `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GitLabJoin) Reset() {
+	*x = GitLabJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GitLabJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GitLabJoin) ProtoMessage() {}
+
+func (x *GitLabJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GitLabJoin.ProtoReflect.Descriptor instead.
+func (*GitLabJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *GitLabJoin) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *GitLabJoin) GetStaticJwks() string {
+	if x != nil {
+		return x.StaticJwks
+	}
+	return ""
+}
+
+func (x *GitLabJoin) GetAllow() []*GitLabRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type GitLabRule struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	Sub                  string                 `protobuf:"bytes,1,opt,name=sub,proto3" json:"sub,omitempty"`
+	Ref                  string                 `protobuf:"bytes,2,opt,name=ref,proto3" json:"ref,omitempty"`
+	RefType              string                 `protobuf:"bytes,3,opt,name=ref_type,json=refType,proto3" json:"ref_type,omitempty"`
+	NamespacePath        string                 `protobuf:"bytes,4,opt,name=namespace_path,json=namespacePath,proto3" json:"namespace_path,omitempty"`
+	ProjectPath          string                 `protobuf:"bytes,5,opt,name=project_path,json=projectPath,proto3" json:"project_path,omitempty"`
+	PipelineSource       string                 `protobuf:"bytes,6,opt,name=pipeline_source,json=pipelineSource,proto3" json:"pipeline_source,omitempty"`
+	Environment          string                 `protobuf:"bytes,7,opt,name=environment,proto3" json:"environment,omitempty"`
+	UserLogin            string                 `protobuf:"bytes,8,opt,name=user_login,json=userLogin,proto3" json:"user_login,omitempty"`
+	UserId               string                 `protobuf:"bytes,9,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	UserEmail            string                 `protobuf:"bytes,10,opt,name=user_email,json=userEmail,proto3" json:"user_email,omitempty"`
+	RefProtected         *bool                  `protobuf:"varint,11,opt,name=ref_protected,json=refProtected,proto3,oneof" json:"ref_protected,omitempty"`
+	EnvironmentProtected *bool                  `protobuf:"varint,12,opt,name=environment_protected,json=environmentProtected,proto3,oneof" json:"environment_protected,omitempty"`
+	CiConfigSha          string                 `protobuf:"bytes,13,opt,name=ci_config_sha,json=ciConfigSha,proto3" json:"ci_config_sha,omitempty"`
+	CiConfigRefUri       string                 `protobuf:"bytes,14,opt,name=ci_config_ref_uri,json=ciConfigRefUri,proto3" json:"ci_config_ref_uri,omitempty"`
+	DeploymentTier       string                 `protobuf:"bytes,15,opt,name=deployment_tier,json=deploymentTier,proto3" json:"deployment_tier,omitempty"`
+	ProjectVisibility    string                 `protobuf:"bytes,16,opt,name=project_visibility,json=projectVisibility,proto3" json:"project_visibility,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *GitLabRule) Reset() {
+	*x = GitLabRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GitLabRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GitLabRule) ProtoMessage() {}
+
+func (x *GitLabRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GitLabRule.ProtoReflect.Descriptor instead.
+func (*GitLabRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *GitLabRule) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetRefType() string {
+	if x != nil {
+		return x.RefType
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetNamespacePath() string {
+	if x != nil {
+		return x.NamespacePath
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetProjectPath() string {
+	if x != nil {
+		return x.ProjectPath
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetPipelineSource() string {
+	if x != nil {
+		return x.PipelineSource
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetUserLogin() string {
+	if x != nil {
+		return x.UserLogin
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetUserId() string {
+	if x != nil {
+		return x.UserId
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetUserEmail() string {
+	if x != nil {
+		return x.UserEmail
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetRefProtected() bool {
+	if x != nil && x.RefProtected != nil {
+		return *x.RefProtected
+	}
+	return false
+}
+
+func (x *GitLabRule) GetEnvironmentProtected() bool {
+	if x != nil && x.EnvironmentProtected != nil {
+		return *x.EnvironmentProtected
+	}
+	return false
+}
+
+func (x *GitLabRule) GetCiConfigSha() string {
+	if x != nil {
+		return x.CiConfigSha
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetCiConfigRefUri() string {
+	if x != nil {
+		return x.CiConfigRefUri
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetDeploymentTier() string {
+	if x != nil {
+		return x.DeploymentTier
+	}
+	return ""
+}
+
+func (x *GitLabRule) GetProjectVisibility() string {
+	if x != nil {
+		return x.ProjectVisibility
+	}
+	return ""
+}
+
+type CircleCIJoin struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	OrganizationId string                 `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	Allow          []*CircleCIRule        `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CircleCIJoin) Reset() {
+	*x = CircleCIJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircleCIJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircleCIJoin) ProtoMessage() {}
+
+func (x *CircleCIJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircleCIJoin.ProtoReflect.Descriptor instead.
+func (*CircleCIJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CircleCIJoin) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *CircleCIJoin) GetAllow() []*CircleCIRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type CircleCIRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ProjectId     string                 `protobuf:"bytes,1,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	ContextId     string                 `protobuf:"bytes,2,opt,name=context_id,json=contextId,proto3" json:"context_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CircleCIRule) Reset() {
+	*x = CircleCIRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircleCIRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircleCIRule) ProtoMessage() {}
+
+func (x *CircleCIRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircleCIRule.ProtoReflect.Descriptor instead.
+func (*CircleCIRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CircleCIRule) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *CircleCIRule) GetContextId() string {
+	if x != nil {
+		return x.ContextId
+	}
+	return ""
+}
+
+type SpaceliftJoin struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	Hostname           string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	EnableGlobMatching bool                   `protobuf:"varint,2,opt,name=enable_glob_matching,json=enableGlobMatching,proto3" json:"enable_glob_matching,omitempty"`
+	Allow              []*SpaceliftRule       `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *SpaceliftJoin) Reset() {
+	*x = SpaceliftJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpaceliftJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpaceliftJoin) ProtoMessage() {}
+
+func (x *SpaceliftJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpaceliftJoin.ProtoReflect.Descriptor instead.
+func (*SpaceliftJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SpaceliftJoin) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SpaceliftJoin) GetEnableGlobMatching() bool {
+	if x != nil {
+		return x.EnableGlobMatching
+	}
+	return false
+}
+
+func (x *SpaceliftJoin) GetAllow() []*SpaceliftRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type SpaceliftRule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpaceId       string                 `protobuf:"bytes,1,opt,name=space_id,json=spaceId,proto3" json:"space_id,omitempty"`
+	CallerId      string                 `protobuf:"bytes,2,opt,name=caller_id,json=callerId,proto3" json:"caller_id,omitempty"`
+	CallerType    string                 `protobuf:"bytes,3,opt,name=caller_type,json=callerType,proto3" json:"caller_type,omitempty"`
+	Scope         string                 `protobuf:"bytes,4,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpaceliftRule) Reset() {
+	*x = SpaceliftRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpaceliftRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpaceliftRule) ProtoMessage() {}
+
+func (x *SpaceliftRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpaceliftRule.ProtoReflect.Descriptor instead.
+func (*SpaceliftRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *SpaceliftRule) GetSpaceId() string {
+	if x != nil {
+		return x.SpaceId
+	}
+	return ""
+}
+
+func (x *SpaceliftRule) GetCallerId() string {
+	if x != nil {
+		return x.CallerId
+	}
+	return ""
+}
+
+func (x *SpaceliftRule) GetCallerType() string {
+	if x != nil {
+		return x.CallerType
+	}
+	return ""
+}
+
+func (x *SpaceliftRule) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+type TerraformCloudJoin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster's name if empty.
+	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	// "app.terraform.io" if empty.
+	Hostname      string                `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Allow         []*TerraformCloudRule `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerraformCloudJoin) Reset() {
+	*x = TerraformCloudJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerraformCloudJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerraformCloudJoin) ProtoMessage() {}
+
+func (x *TerraformCloudJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerraformCloudJoin.ProtoReflect.Descriptor instead.
+func (*TerraformCloudJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *TerraformCloudJoin) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *TerraformCloudJoin) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *TerraformCloudJoin) GetAllow() []*TerraformCloudRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type TerraformCloudRule struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	OrganizationId   string                 `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	OrganizationName string                 `protobuf:"bytes,2,opt,name=organization_name,json=organizationName,proto3" json:"organization_name,omitempty"`
+	ProjectId        string                 `protobuf:"bytes,3,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	ProjectName      string                 `protobuf:"bytes,4,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
+	WorkspaceId      string                 `protobuf:"bytes,5,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
+	WorkspaceName    string                 `protobuf:"bytes,6,opt,name=workspace_name,json=workspaceName,proto3" json:"workspace_name,omitempty"`
+	RunPhase         string                 `protobuf:"bytes,7,opt,name=run_phase,json=runPhase,proto3" json:"run_phase,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *TerraformCloudRule) Reset() {
+	*x = TerraformCloudRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerraformCloudRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerraformCloudRule) ProtoMessage() {}
+
+func (x *TerraformCloudRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerraformCloudRule.ProtoReflect.Descriptor instead.
+func (*TerraformCloudRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *TerraformCloudRule) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetOrganizationName() string {
+	if x != nil {
+		return x.OrganizationName
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetProjectName() string {
+	if x != nil {
+		return x.ProjectName
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetWorkspaceId() string {
+	if x != nil {
+		return x.WorkspaceId
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetWorkspaceName() string {
+	if x != nil {
+		return x.WorkspaceName
+	}
+	return ""
+}
+
+func (x *TerraformCloudRule) GetRunPhase() string {
+	if x != nil {
+		return x.RunPhase
+	}
+	return ""
+}
+
+type BitbucketJoin struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Audience            string                 `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	IdentityProviderUrl string                 `protobuf:"bytes,2,opt,name=identity_provider_url,json=identityProviderUrl,proto3" json:"identity_provider_url,omitempty"`
+	Allow               []*BitbucketRule       `protobuf:"bytes,3,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *BitbucketJoin) Reset() {
+	*x = BitbucketJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BitbucketJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BitbucketJoin) ProtoMessage() {}
+
+func (x *BitbucketJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BitbucketJoin.ProtoReflect.Descriptor instead.
+func (*BitbucketJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *BitbucketJoin) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *BitbucketJoin) GetIdentityProviderUrl() string {
+	if x != nil {
+		return x.IdentityProviderUrl
+	}
+	return ""
+}
+
+func (x *BitbucketJoin) GetAllow() []*BitbucketRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type BitbucketRule struct {
+	state                     protoimpl.MessageState `protogen:"open.v1"`
+	WorkspaceUuid             string                 `protobuf:"bytes,1,opt,name=workspace_uuid,json=workspaceUuid,proto3" json:"workspace_uuid,omitempty"`
+	RepositoryUuid            string                 `protobuf:"bytes,2,opt,name=repository_uuid,json=repositoryUuid,proto3" json:"repository_uuid,omitempty"`
+	DeploymentEnvironmentUuid string                 `protobuf:"bytes,3,opt,name=deployment_environment_uuid,json=deploymentEnvironmentUuid,proto3" json:"deployment_environment_uuid,omitempty"`
+	BranchName                string                 `protobuf:"bytes,4,opt,name=branch_name,json=branchName,proto3" json:"branch_name,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *BitbucketRule) Reset() {
+	*x = BitbucketRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BitbucketRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BitbucketRule) ProtoMessage() {}
+
+func (x *BitbucketRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BitbucketRule.ProtoReflect.Descriptor instead.
+func (*BitbucketRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *BitbucketRule) GetWorkspaceUuid() string {
+	if x != nil {
+		return x.WorkspaceUuid
+	}
+	return ""
+}
+
+func (x *BitbucketRule) GetRepositoryUuid() string {
+	if x != nil {
+		return x.RepositoryUuid
+	}
+	return ""
+}
+
+func (x *BitbucketRule) GetDeploymentEnvironmentUuid() string {
+	if x != nil {
+		return x.DeploymentEnvironmentUuid
+	}
+	return ""
+}
+
+func (x *BitbucketRule) GetBranchName() string {
+	if x != nil {
+		return x.BranchName
+	}
+	return ""
+}
+
+type AzureDevopsJoin struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	OrganizationId string                 `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	Allow          []*AzureDevopsRule     `protobuf:"bytes,2,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *AzureDevopsJoin) Reset() {
+	*x = AzureDevopsJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureDevopsJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureDevopsJoin) ProtoMessage() {}
+
+func (x *AzureDevopsJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureDevopsJoin.ProtoReflect.Descriptor instead.
+func (*AzureDevopsJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *AzureDevopsJoin) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *AzureDevopsJoin) GetAllow() []*AzureDevopsRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type AzureDevopsRule struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Sub               string                 `protobuf:"bytes,1,opt,name=sub,proto3" json:"sub,omitempty"`
+	ProjectName       string                 `protobuf:"bytes,2,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
+	PipelineName      string                 `protobuf:"bytes,3,opt,name=pipeline_name,json=pipelineName,proto3" json:"pipeline_name,omitempty"`
+	ProjectId         string                 `protobuf:"bytes,4,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	DefinitionId      string                 `protobuf:"bytes,5,opt,name=definition_id,json=definitionId,proto3" json:"definition_id,omitempty"`
+	RepositoryUri     string                 `protobuf:"bytes,6,opt,name=repository_uri,json=repositoryUri,proto3" json:"repository_uri,omitempty"`
+	RepositoryVersion string                 `protobuf:"bytes,7,opt,name=repository_version,json=repositoryVersion,proto3" json:"repository_version,omitempty"`
+	RepositoryRef     string                 `protobuf:"bytes,8,opt,name=repository_ref,json=repositoryRef,proto3" json:"repository_ref,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *AzureDevopsRule) Reset() {
+	*x = AzureDevopsRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AzureDevopsRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AzureDevopsRule) ProtoMessage() {}
+
+func (x *AzureDevopsRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AzureDevopsRule.ProtoReflect.Descriptor instead.
+func (*AzureDevopsRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *AzureDevopsRule) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetProjectName() string {
+	if x != nil {
+		return x.ProjectName
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetPipelineName() string {
+	if x != nil {
+		return x.PipelineName
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetDefinitionId() string {
+	if x != nil {
+		return x.DefinitionId
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetRepositoryUri() string {
+	if x != nil {
+		return x.RepositoryUri
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetRepositoryVersion() string {
+	if x != nil {
+		return x.RepositoryVersion
+	}
+	return ""
+}
+
+func (x *AzureDevopsRule) GetRepositoryRef() string {
+	if x != nil {
+		return x.RepositoryRef
+	}
+	return ""
+}
+
+type Env0Join struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allow         []*Env0Rule            `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Env0Join) Reset() {
+	*x = Env0Join{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Env0Join) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Env0Join) ProtoMessage() {}
+
+func (x *Env0Join) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Env0Join.ProtoReflect.Descriptor instead.
+func (*Env0Join) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Env0Join) GetAllow() []*Env0Rule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type Env0Rule struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	OrganizationId  string                 `protobuf:"bytes,1,opt,name=organization_id,json=organizationId,proto3" json:"organization_id,omitempty"`
+	ProjectId       string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	ProjectName     string                 `protobuf:"bytes,3,opt,name=project_name,json=projectName,proto3" json:"project_name,omitempty"`
+	TemplateId      string                 `protobuf:"bytes,4,opt,name=template_id,json=templateId,proto3" json:"template_id,omitempty"`
+	TemplateName    string                 `protobuf:"bytes,5,opt,name=template_name,json=templateName,proto3" json:"template_name,omitempty"`
+	EnvironmentId   string                 `protobuf:"bytes,6,opt,name=environment_id,json=environmentId,proto3" json:"environment_id,omitempty"`
+	EnvironmentName string                 `protobuf:"bytes,7,opt,name=environment_name,json=environmentName,proto3" json:"environment_name,omitempty"`
+	WorkspaceName   string                 `protobuf:"bytes,8,opt,name=workspace_name,json=workspaceName,proto3" json:"workspace_name,omitempty"`
+	DeploymentType  string                 `protobuf:"bytes,9,opt,name=deployment_type,json=deploymentType,proto3" json:"deployment_type,omitempty"`
+	DeployerEmail   string                 `protobuf:"bytes,10,opt,name=deployer_email,json=deployerEmail,proto3" json:"deployer_email,omitempty"`
+	Env0Tag         string                 `protobuf:"bytes,11,opt,name=env0_tag,json=env0Tag,proto3" json:"env0_tag,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Env0Rule) Reset() {
+	*x = Env0Rule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Env0Rule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Env0Rule) ProtoMessage() {}
+
+func (x *Env0Rule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Env0Rule.ProtoReflect.Descriptor instead.
+func (*Env0Rule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *Env0Rule) GetOrganizationId() string {
+	if x != nil {
+		return x.OrganizationId
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetProjectName() string {
+	if x != nil {
+		return x.ProjectName
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetTemplateId() string {
+	if x != nil {
+		return x.TemplateId
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetTemplateName() string {
+	if x != nil {
+		return x.TemplateName
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetEnvironmentId() string {
+	if x != nil {
+		return x.EnvironmentId
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetEnvironmentName() string {
+	if x != nil {
+		return x.EnvironmentName
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetWorkspaceName() string {
+	if x != nil {
+		return x.WorkspaceName
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetDeploymentType() string {
+	if x != nil {
+		return x.DeploymentType
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetDeployerEmail() string {
+	if x != nil {
+		return x.DeployerEmail
+	}
+	return ""
+}
+
+func (x *Env0Rule) GetEnv0Tag() string {
+	if x != nil {
+		return x.Env0Tag
+	}
+	return ""
+}
+
+type OIDCJoin struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Issuer string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// The cluster's name if empty.
+	Audience   string `protobuf:"bytes,2,opt,name=audience,proto3" json:"audience,omitempty"`
+	StaticJwks string `protobuf:"bytes,3,opt,name=static_jwks,json=staticJwks,proto3" json:"static_jwks,omitempty"`
+	// Certificate authorities of the issuer, PEM; empty: those of the system.
+	Ca            string      `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"`
+	Allow         []*OIDCRule `protobuf:"bytes,5,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OIDCJoin) Reset() {
+	*x = OIDCJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OIDCJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OIDCJoin) ProtoMessage() {}
+
+func (x *OIDCJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OIDCJoin.ProtoReflect.Descriptor instead.
+func (*OIDCJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *OIDCJoin) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *OIDCJoin) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *OIDCJoin) GetStaticJwks() string {
+	if x != nil {
+		return x.StaticJwks
+	}
+	return ""
+}
+
+func (x *OIDCJoin) GetCa() string {
+	if x != nil {
+		return x.Ca
+	}
+	return ""
+}
+
+func (x *OIDCJoin) GetAllow() []*OIDCRule {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+type OIDCRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Claims and the values that each may have, exactly; a dot leads into an object.
+	MustMatchFields map[string]*Strings `protobuf:"bytes,1,rep,name=must_match_fields,json=mustMatchFields,proto3" json:"must_match_fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The same with * and ?, for claims that are not what the trust rests on.
+	GlobFields    map[string]*Strings `protobuf:"bytes,2,rep,name=glob_fields,json=globFields,proto3" json:"glob_fields,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OIDCRule) Reset() {
+	*x = OIDCRule{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OIDCRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OIDCRule) ProtoMessage() {}
+
+func (x *OIDCRule) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OIDCRule.ProtoReflect.Descriptor instead.
+func (*OIDCRule) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *OIDCRule) GetMustMatchFields() map[string]*Strings {
+	if x != nil {
+		return x.MustMatchFields
+	}
+	return nil
+}
+
+func (x *OIDCRule) GetGlobFields() map[string]*Strings {
+	if x != nil {
+		return x.GlobFields
+	}
+	return nil
+}
+
+type BoundKeypairJoin struct {
+	state      protoimpl.MessageState  `protogen:"open.v1"`
+	Onboarding *BoundKeypairOnboarding `protobuf:"bytes,1,opt,name=onboarding,proto3" json:"onboarding,omitempty"`
+	Recovery   *BoundKeypairRecovery   `protobuf:"bytes,2,opt,name=recovery,proto3" json:"recovery,omitempty"`
+	// A join after this makes the machine change its key.
+	RotateAfter   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=rotate_after,json=rotateAfter,proto3" json:"rotate_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BoundKeypairJoin) Reset() {
+	*x = BoundKeypairJoin{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BoundKeypairJoin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BoundKeypairJoin) ProtoMessage() {}
+
+func (x *BoundKeypairJoin) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BoundKeypairJoin.ProtoReflect.Descriptor instead.
+func (*BoundKeypairJoin) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *BoundKeypairJoin) GetOnboarding() *BoundKeypairOnboarding {
+	if x != nil {
+		return x.Onboarding
+	}
+	return nil
+}
+
+func (x *BoundKeypairJoin) GetRecovery() *BoundKeypairRecovery {
+	if x != nil {
+		return x.Recovery
+	}
+	return nil
+}
+
+func (x *BoundKeypairJoin) GetRotateAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotateAfter
+	}
+	return nil
+}
+
+type BoundKeypairOnboarding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One authorized_keys line.
+	InitialPublicKey string `protobuf:"bytes,1,opt,name=initial_public_key,json=initialPublicKey,proto3" json:"initial_public_key,omitempty"`
+	// Only when it is written: the store keeps a verifier.
+	RegistrationSecret string                 `protobuf:"bytes,2,opt,name=registration_secret,json=registrationSecret,proto3" json:"registration_secret,omitempty"`
+	MustRegisterBefore *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=must_register_before,json=mustRegisterBefore,proto3" json:"must_register_before,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *BoundKeypairOnboarding) Reset() {
+	*x = BoundKeypairOnboarding{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BoundKeypairOnboarding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BoundKeypairOnboarding) ProtoMessage() {}
+
+func (x *BoundKeypairOnboarding) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BoundKeypairOnboarding.ProtoReflect.Descriptor instead.
+func (*BoundKeypairOnboarding) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *BoundKeypairOnboarding) GetInitialPublicKey() string {
+	if x != nil {
+		return x.InitialPublicKey
+	}
+	return ""
+}
+
+func (x *BoundKeypairOnboarding) GetRegistrationSecret() string {
+	if x != nil {
+		return x.RegistrationSecret
+	}
+	return ""
+}
+
+func (x *BoundKeypairOnboarding) GetMustRegisterBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MustRegisterBefore
+	}
+	return nil
+}
+
+type BoundKeypairRecovery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Limit uint32                 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// "standard", "relaxed" or "insecure".
+	Mode          string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BoundKeypairRecovery) Reset() {
+	*x = BoundKeypairRecovery{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BoundKeypairRecovery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BoundKeypairRecovery) ProtoMessage() {}
+
+func (x *BoundKeypairRecovery) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BoundKeypairRecovery.ProtoReflect.Descriptor instead.
+func (*BoundKeypairRecovery) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *BoundKeypairRecovery) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *BoundKeypairRecovery) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
 type TokenStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Ed25519 public key that the token's secret derives; the secret is not kept.
@@ -1270,14 +4682,17 @@ type TokenStatus struct {
 	Created   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
 	CreatedBy string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	// True for a token of the Auth Service's own configuration file.
-	Static        bool `protobuf:"varint,5,opt,name=static,proto3" json:"static,omitempty"`
+	Static bool `protobuf:"varint,5,opt,name=static,proto3" json:"static,omitempty"`
+	// The latest joins, the newest first.
+	Recent        []*TokenUse         `protobuf:"bytes,6,rep,name=recent,proto3" json:"recent,omitempty"`
+	BoundKeypair  *BoundKeypairStatus `protobuf:"bytes,7,opt,name=bound_keypair,json=boundKeypair,proto3" json:"bound_keypair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TokenStatus) Reset() {
 	*x = TokenStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[18]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +4704,7 @@ func (x *TokenStatus) String() string {
 func (*TokenStatus) ProtoMessage() {}
 
 func (x *TokenStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[18]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +4717,7 @@ func (x *TokenStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenStatus.ProtoReflect.Descriptor instead.
 func (*TokenStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *TokenStatus) GetVerifier() []byte {
@@ -1340,6 +4755,201 @@ func (x *TokenStatus) GetStatic() bool {
 	return false
 }
 
+func (x *TokenStatus) GetRecent() []*TokenUse {
+	if x != nil {
+		return x.Recent
+	}
+	return nil
+}
+
+func (x *TokenStatus) GetBoundKeypair() *BoundKeypairStatus {
+	if x != nil {
+		return x.BoundKeypair
+	}
+	return nil
+}
+
+type TokenUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	RemoteAddr    string                 `protobuf:"bytes,3,opt,name=remote_addr,json=remoteAddr,proto3" json:"remote_addr,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenUse) Reset() {
+	*x = TokenUse{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenUse) ProtoMessage() {}
+
+func (x *TokenUse) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
+func (*TokenUse) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *TokenUse) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *TokenUse) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *TokenUse) GetRemoteAddr() string {
+	if x != nil {
+		return x.RemoteAddr
+	}
+	return ""
+}
+
+func (x *TokenUse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+type BoundKeypairStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Shown once, when the token is made.
+	RegistrationSecret string `protobuf:"bytes,1,opt,name=registration_secret,json=registrationSecret,proto3" json:"registration_secret,omitempty"`
+	// Ed25519 public key that the registration secret derives.
+	RegistrationVerifier []byte `protobuf:"bytes,2,opt,name=registration_verifier,json=registrationVerifier,proto3" json:"registration_verifier,omitempty"`
+	// One authorized_keys line.
+	BoundPublicKey  string                 `protobuf:"bytes,3,opt,name=bound_public_key,json=boundPublicKey,proto3" json:"bound_public_key,omitempty"`
+	BoundHostId     string                 `protobuf:"bytes,4,opt,name=bound_host_id,json=boundHostId,proto3" json:"bound_host_id,omitempty"`
+	RecoveryCount   uint32                 `protobuf:"varint,5,opt,name=recovery_count,json=recoveryCount,proto3" json:"recovery_count,omitempty"`
+	LastRecoveredAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_recovered_at,json=lastRecoveredAt,proto3" json:"last_recovered_at,omitempty"`
+	LastRotatedAt   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_rotated_at,json=lastRotatedAt,proto3" json:"last_rotated_at,omitempty"`
+	// SHA-256 of the join state that was handed out last, and of the one before it:
+	// the machine shows one of them, or it is a copy.
+	StateHash         []byte `protobuf:"bytes,8,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
+	PreviousStateHash []byte `protobuf:"bytes,9,opt,name=previous_state_hash,json=previousStateHash,proto3" json:"previous_state_hash,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *BoundKeypairStatus) Reset() {
+	*x = BoundKeypairStatus{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BoundKeypairStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BoundKeypairStatus) ProtoMessage() {}
+
+func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BoundKeypairStatus.ProtoReflect.Descriptor instead.
+func (*BoundKeypairStatus) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *BoundKeypairStatus) GetRegistrationSecret() string {
+	if x != nil {
+		return x.RegistrationSecret
+	}
+	return ""
+}
+
+func (x *BoundKeypairStatus) GetRegistrationVerifier() []byte {
+	if x != nil {
+		return x.RegistrationVerifier
+	}
+	return nil
+}
+
+func (x *BoundKeypairStatus) GetBoundPublicKey() string {
+	if x != nil {
+		return x.BoundPublicKey
+	}
+	return ""
+}
+
+func (x *BoundKeypairStatus) GetBoundHostId() string {
+	if x != nil {
+		return x.BoundHostId
+	}
+	return ""
+}
+
+func (x *BoundKeypairStatus) GetRecoveryCount() uint32 {
+	if x != nil {
+		return x.RecoveryCount
+	}
+	return 0
+}
+
+func (x *BoundKeypairStatus) GetLastRecoveredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastRecoveredAt
+	}
+	return nil
+}
+
+func (x *BoundKeypairStatus) GetLastRotatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastRotatedAt
+	}
+	return nil
+}
+
+func (x *BoundKeypairStatus) GetStateHash() []byte {
+	if x != nil {
+		return x.StateHash
+	}
+	return nil
+}
+
+func (x *BoundKeypairStatus) GetPreviousStateHash() []byte {
+	if x != nil {
+		return x.PreviousStateHash
+	}
+	return nil
+}
+
 // Server is a running service that others reach: kinds node, proxy, auth_server.
 type Server struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1355,7 +4965,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[19]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +4977,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[19]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +4990,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Server) GetKind() string {
@@ -1436,7 +5046,7 @@ type ServerSpec struct {
 
 func (x *ServerSpec) Reset() {
 	*x = ServerSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[20]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +5058,7 @@ func (x *ServerSpec) String() string {
 func (*ServerSpec) ProtoMessage() {}
 
 func (x *ServerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[20]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +5071,7 @@ func (x *ServerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerSpec.ProtoReflect.Descriptor instead.
 func (*ServerSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ServerSpec) GetHostname() string {
@@ -1518,7 +5128,7 @@ type CommandLabel struct {
 
 func (x *CommandLabel) Reset() {
 	*x = CommandLabel{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[21]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +5140,7 @@ func (x *CommandLabel) String() string {
 func (*CommandLabel) ProtoMessage() {}
 
 func (x *CommandLabel) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[21]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +5153,7 @@ func (x *CommandLabel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandLabel.ProtoReflect.Descriptor instead.
 func (*CommandLabel) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CommandLabel) GetCommand() []string {
@@ -1583,7 +5193,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[22]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +5205,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[22]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +5218,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Instance) GetKind() string {
@@ -1663,14 +5273,19 @@ type InstanceSpec struct {
 	// Labels that the token enforces.
 	Labels map[string]string `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Extra names the certificates carry, as assigned at join.
-	Principals    []string `protobuf:"bytes,6,rep,name=principals,proto3" json:"principals,omitempty"`
+	Principals []string `protobuf:"bytes,6,rep,name=principals,proto3" json:"principals,omitempty"`
+	// What the join method tells machines apart by, e.g. "ec2/123456789012/i-0abc";
+	// empty if it cannot.
+	Machine string `protobuf:"bytes,7,opt,name=machine,proto3" json:"machine,omitempty"`
+	// What the method found out about the machine.
+	Attributes    map[string]*Strings `protobuf:"bytes,8,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InstanceSpec) Reset() {
 	*x = InstanceSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[23]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +5297,7 @@ func (x *InstanceSpec) String() string {
 func (*InstanceSpec) ProtoMessage() {}
 
 func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[23]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +5310,7 @@ func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceSpec.ProtoReflect.Descriptor instead.
 func (*InstanceSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *InstanceSpec) GetHostname() string {
@@ -1740,6 +5355,20 @@ func (x *InstanceSpec) GetPrincipals() []string {
 	return nil
 }
 
+func (x *InstanceSpec) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetAttributes() map[string]*Strings {
+	if x != nil {
+		return x.Attributes
+	}
+	return nil
+}
+
 type InstanceStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Generation of the newest certificate that was seen in use.
@@ -1756,7 +5385,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +5397,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +5410,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *InstanceStatus) GetGeneration() uint64 {
@@ -1819,6 +5448,153 @@ func (x *InstanceStatus) GetRemoteAddr() string {
 	return ""
 }
 
+// UsedProof is a join proof that admits nobody again. It outlives the machine.
+type UsedProof struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Name is a hash of what makes the proof unique.
+	Metadata      *Metadata      `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *UsedProofSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsedProof) Reset() {
+	*x = UsedProof{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsedProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsedProof) ProtoMessage() {}
+
+func (x *UsedProof) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsedProof.ProtoReflect.Descriptor instead.
+func (*UsedProof) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *UsedProof) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *UsedProof) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *UsedProof) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *UsedProof) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *UsedProof) GetSpec() *UsedProofSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type UsedProofSpec struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// What makes it unique, in words.
+	Proof         string                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	HostId        string                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsedProofSpec) Reset() {
+	*x = UsedProofSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsedProofSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsedProofSpec) ProtoMessage() {}
+
+func (x *UsedProofSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsedProofSpec.ProtoReflect.Descriptor instead.
+func (*UsedProofSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *UsedProofSpec) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *UsedProofSpec) GetProof() string {
+	if x != nil {
+		return x.Proof
+	}
+	return ""
+}
+
+func (x *UsedProofSpec) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *UsedProofSpec) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // CertAuthority is one certificate authority of the cluster with the keys it
 // signs with and the additional ones that are trusted.
 type CertAuthority struct {
@@ -1835,7 +5611,7 @@ type CertAuthority struct {
 
 func (x *CertAuthority) Reset() {
 	*x = CertAuthority{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +5623,7 @@ func (x *CertAuthority) String() string {
 func (*CertAuthority) ProtoMessage() {}
 
 func (x *CertAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +5636,7 @@ func (x *CertAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthority.ProtoReflect.Descriptor instead.
 func (*CertAuthority) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CertAuthority) GetKind() string {
@@ -1911,7 +5687,7 @@ type CertAuthoritySpec struct {
 
 func (x *CertAuthoritySpec) Reset() {
 	*x = CertAuthoritySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +5699,7 @@ func (x *CertAuthoritySpec) String() string {
 func (*CertAuthoritySpec) ProtoMessage() {}
 
 func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +5712,7 @@ func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthoritySpec.ProtoReflect.Descriptor instead.
 func (*CertAuthoritySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CertAuthoritySpec) GetType() string {
@@ -1985,7 +5761,7 @@ type CertAuthorityKeys struct {
 
 func (x *CertAuthorityKeys) Reset() {
 	*x = CertAuthorityKeys{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +5773,7 @@ func (x *CertAuthorityKeys) String() string {
 func (*CertAuthorityKeys) ProtoMessage() {}
 
 func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +5786,7 @@ func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthorityKeys.ProtoReflect.Descriptor instead.
 func (*CertAuthorityKeys) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CertAuthorityKeys) GetSsh() []*SshKeyPair {
@@ -2046,7 +5822,7 @@ type SshKeyPair struct {
 
 func (x *SshKeyPair) Reset() {
 	*x = SshKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +5834,7 @@ func (x *SshKeyPair) String() string {
 func (*SshKeyPair) ProtoMessage() {}
 
 func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +5847,7 @@ func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshKeyPair.ProtoReflect.Descriptor instead.
 func (*SshKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *SshKeyPair) GetPublicKey() string {
@@ -2099,7 +5875,7 @@ type TlsKeyPair struct {
 
 func (x *TlsKeyPair) Reset() {
 	*x = TlsKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +5887,7 @@ func (x *TlsKeyPair) String() string {
 func (*TlsKeyPair) ProtoMessage() {}
 
 func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +5900,7 @@ func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsKeyPair.ProtoReflect.Descriptor instead.
 func (*TlsKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *TlsKeyPair) GetCert() string {
@@ -2152,7 +5928,7 @@ type JwtKeyPair struct {
 
 func (x *JwtKeyPair) Reset() {
 	*x = JwtKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +5940,7 @@ func (x *JwtKeyPair) String() string {
 func (*JwtKeyPair) ProtoMessage() {}
 
 func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +5953,7 @@ func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtKeyPair.ProtoReflect.Descriptor instead.
 func (*JwtKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *JwtKeyPair) GetPublicKey() string {
@@ -2278,44 +6054,390 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\bRoleSpec\x128\n" +
 	"\aoptions\x18\x01 \x01(\v2\x1e.teleport.types.v1.RoleOptionsR\aoptions\x127\n" +
 	"\x05allow\x18\x02 \x01(\v2!.teleport.types.v1.RoleConditionsR\x05allow\x125\n" +
-	"\x04deny\x18\x03 \x01(\v2!.teleport.types.v1.RoleConditionsR\x04deny\"5\n" +
+	"\x04deny\x18\x03 \x01(\v2!.teleport.types.v1.RoleConditionsR\x04deny\"\xfd\x06\n" +
 	"\vRoleOptions\x12&\n" +
-	"\x0fmax_session_ttl\x18\x01 \x01(\tR\rmaxSessionTtl\"\x86\x02\n" +
+	"\x0fmax_session_ttl\x18\x01 \x01(\tR\rmaxSessionTtl\x12(\n" +
+	"\rforward_agent\x18\x02 \x01(\bH\x00R\fforwardAgent\x88\x01\x01\x12,\n" +
+	"\x0fport_forwarding\x18\x03 \x01(\bH\x01R\x0eportForwarding\x88\x01\x01\x12T\n" +
+	"\x13ssh_port_forwarding\x18\x04 \x01(\v2$.teleport.types.v1.SSHPortForwardingR\x11sshPortForwarding\x12'\n" +
+	"\rssh_file_copy\x18\x05 \x01(\bH\x02R\vsshFileCopy\x88\x01\x01\x127\n" +
+	"\x15permit_x11_forwarding\x18\x06 \x01(\bH\x03R\x13permitX11Forwarding\x88\x01\x01\x12!\n" +
+	"\fmax_sessions\x18\a \x01(\x03R\vmaxSessions\x12'\n" +
+	"\x0fmax_connections\x18\b \x01(\x03R\x0emaxConnections\x12.\n" +
+	"\x13client_idle_timeout\x18\t \x01(\tR\x11clientIdleTimeout\x12;\n" +
+	"\x17disconnect_expired_cert\x18\n" +
+	" \x01(\bH\x04R\x15disconnectExpiredCert\x88\x01\x01\x12'\n" +
+	"\rpin_source_ip\x18\v \x01(\bH\x05R\vpinSourceIp\x88\x01\x01\x12I\n" +
+	"\x0fcert_extensions\x18\f \x03(\v2 .teleport.types.v1.CertExtensionR\x0ecertExtensions\x121\n" +
+	"\x15create_host_user_mode\x18\r \x01(\tR\x12createHostUserMode\x12B\n" +
+	"\x1ecreate_host_user_default_shell\x18\x0e \x01(\tR\x1acreateHostUserDefaultShell\x12\x12\n" +
+	"\x04lock\x18\x0f \x01(\tR\x04lockB\x10\n" +
+	"\x0e_forward_agentB\x12\n" +
+	"\x10_port_forwardingB\x10\n" +
+	"\x0e_ssh_file_copyB\x18\n" +
+	"\x16_permit_x11_forwardingB\x1a\n" +
+	"\x18_disconnect_expired_certB\x10\n" +
+	"\x0e_pin_source_ip\"\x85\x01\n" +
+	"\x11SSHPortForwarding\x126\n" +
+	"\x05local\x18\x01 \x01(\v2 .teleport.types.v1.SSHForwardingR\x05local\x128\n" +
+	"\x06remote\x18\x02 \x01(\v2 .teleport.types.v1.SSHForwardingR\x06remote\":\n" +
+	"\rSSHForwarding\x12\x1d\n" +
+	"\aenabled\x18\x01 \x01(\bH\x00R\aenabled\x88\x01\x01B\n" +
+	"\n" +
+	"\b_enabled\"a\n" +
+	"\rCertExtension\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x04 \x01(\tR\x05value\"\xf0\x03\n" +
 	"\x0eRoleConditions\x12\x16\n" +
 	"\x06logins\x18\x01 \x03(\tR\x06logins\x12R\n" +
 	"\vnode_labels\x18\x02 \x03(\v21.teleport.types.v1.RoleConditions.NodeLabelsEntryR\n" +
 	"nodeLabels\x12-\n" +
-	"\x05rules\x18\x03 \x03(\v2\x17.teleport.types.v1.RuleR\x05rules\x1aY\n" +
+	"\x05rules\x18\x03 \x03(\v2\x17.teleport.types.v1.RuleR\x05rules\x12\x1f\n" +
+	"\vhost_groups\x18\x04 \x03(\tR\n" +
+	"hostGroups\x12!\n" +
+	"\fhost_sudoers\x18\x05 \x03(\tR\vhostSudoers\x12Y\n" +
+	"\x14require_session_join\x18\x06 \x03(\v2'.teleport.types.v1.SessionRequirePolicyR\x12requireSessionJoin\x12I\n" +
+	"\rjoin_sessions\x18\a \x03(\v2$.teleport.types.v1.SessionJoinPolicyR\fjoinSessions\x1aY\n" +
 	"\x0fNodeLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\":\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\x9f\x01\n" +
+	"\x14SessionRequirePolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06filter\x18\x02 \x01(\tR\x06filter\x12\x14\n" +
+	"\x05kinds\x18\x03 \x03(\tR\x05kinds\x12\x14\n" +
+	"\x05modes\x18\x04 \x03(\tR\x05modes\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x05R\x05count\x12\x19\n" +
+	"\bon_leave\x18\x06 \x01(\tR\aonLeave\"i\n" +
+	"\x11SessionJoinPolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x14\n" +
+	"\x05kinds\x18\x03 \x03(\tR\x05kinds\x12\x14\n" +
+	"\x05modes\x18\x04 \x03(\tR\x05modes\"P\n" +
 	"\x04Rule\x12\x1c\n" +
 	"\tresources\x18\x01 \x03(\tR\tresources\x12\x14\n" +
-	"\x05verbs\x18\x02 \x03(\tR\x05verbs\"\xf3\x01\n" +
+	"\x05verbs\x18\x02 \x03(\tR\x05verbs\x12\x14\n" +
+	"\x05where\x18\x03 \x01(\tR\x05where\"\xb9\x01\n" +
+	"\x04Lock\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x12/\n" +
+	"\x04spec\x18\x05 \x01(\v2\x1b.teleport.types.v1.LockSpecR\x04spec\"\xeb\x01\n" +
+	"\bLockSpec\x125\n" +
+	"\x06target\x18\x01 \x01(\v2\x1d.teleport.types.v1.LockTargetR\x06target\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x129\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x05 \x01(\tR\tcreatedBy\"\xa5\x01\n" +
+	"\n" +
+	"LockTarget\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
+	"\x05login\x18\x03 \x01(\tR\x05login\x12\x1d\n" +
+	"\n" +
+	"mfa_device\x18\x04 \x01(\tR\tmfaDevice\x12\x1b\n" +
+	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x1d\n" +
+	"\n" +
+	"join_token\x18\x06 \x01(\tR\tjoinToken\"\xc9\x01\n" +
+	"\fClusterAlert\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x127\n" +
+	"\x04spec\x18\x05 \x01(\v2#.teleport.types.v1.ClusterAlertSpecR\x04spec\"\xcb\x01\n" +
+	"\x10ClusterAlertSpec\x12\x1a\n" +
+	"\bseverity\x18\x01 \x01(\tR\bseverity\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
+	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12K\n" +
+	"\facknowledged\x18\x04 \x01(\v2'.teleport.types.v1.AlertAcknowledgementR\facknowledged\"t\n" +
+	"\x14AlertAcknowledgement\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x120\n" +
+	"\x05until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf3\x01\n" +
 	"\x05Token\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x120\n" +
 	"\x04spec\x18\x05 \x01(\v2\x1c.teleport.types.v1.TokenSpecR\x04spec\x126\n" +
-	"\x06status\x18\x06 \x01(\v2\x1e.teleport.types.v1.TokenStatusR\x06status\"\xf5\x01\n" +
+	"\x06status\x18\x06 \x01(\v2\x1e.teleport.types.v1.TokenStatusR\x06status\"\xa6\r\n" +
 	"\tTokenSpec\x12\x14\n" +
 	"\x05roles\x18\x01 \x03(\tR\x05roles\x12\x1f\n" +
 	"\vjoin_method\x18\x02 \x01(\tR\n" +
 	"joinMethod\x12\x19\n" +
 	"\bbot_name\x18\x03 \x01(\tR\abotName\x12\x19\n" +
 	"\bmax_uses\x18\x04 \x01(\rR\amaxUses\x12@\n" +
-	"\x06labels\x18\x05 \x03(\v2(.teleport.types.v1.TokenSpec.LabelsEntryR\x06labels\x1a9\n" +
+	"\x06labels\x18\x05 \x03(\v2(.teleport.types.v1.TokenSpec.LabelsEntryR\x06labels\x12\x1e\n" +
+	"\n" +
+	"principals\x18\x06 \x03(\tR\n" +
+	"principals\x12\x16\n" +
+	"\x06rejoin\x18\a \x01(\tR\x06rejoin\x12\\\n" +
+	"\x10suggested_labels\x18\b \x03(\v21.teleport.types.v1.TokenSpec.SuggestedLabelsEntryR\x0fsuggestedLabels\x12\x82\x01\n" +
+	"\x1esuggested_agent_matcher_labels\x18\t \x03(\v2=.teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntryR\x1bsuggestedAgentMatcherLabels\x120\n" +
+	"\x05allow\x18\n" +
+	" \x03(\v2\x1a.teleport.types.v1.AWSRuleR\x05allow\x12\x1e\n" +
+	"\vaws_iid_ttl\x18\v \x01(\tR\tawsIidTtl\x122\n" +
+	"\x05azure\x18\f \x01(\v2\x1c.teleport.types.v1.AzureJoinR\x05azure\x12,\n" +
+	"\x03gcp\x18\r \x01(\v2\x1a.teleport.types.v1.GCPJoinR\x03gcp\x12A\n" +
+	"\n" +
+	"kubernetes\x18\x0e \x01(\v2!.teleport.types.v1.KubernetesJoinR\n" +
+	"kubernetes\x125\n" +
+	"\x06oracle\x18\x0f \x01(\v2\x1d.teleport.types.v1.OracleJoinR\x06oracle\x12,\n" +
+	"\x03tpm\x18\x10 \x01(\v2\x1a.teleport.types.v1.TPMJoinR\x03tpm\x125\n" +
+	"\x06github\x18\x11 \x01(\v2\x1d.teleport.types.v1.GitHubJoinR\x06github\x125\n" +
+	"\x06gitlab\x18\x12 \x01(\v2\x1d.teleport.types.v1.GitLabJoinR\x06gitlab\x12;\n" +
+	"\bcircleci\x18\x13 \x01(\v2\x1f.teleport.types.v1.CircleCIJoinR\bcircleci\x12>\n" +
+	"\tspacelift\x18\x14 \x01(\v2 .teleport.types.v1.SpaceliftJoinR\tspacelift\x12N\n" +
+	"\x0fterraform_cloud\x18\x15 \x01(\v2%.teleport.types.v1.TerraformCloudJoinR\x0eterraformCloud\x12>\n" +
+	"\tbitbucket\x18\x16 \x01(\v2 .teleport.types.v1.BitbucketJoinR\tbitbucket\x12E\n" +
+	"\fazure_devops\x18\x17 \x01(\v2\".teleport.types.v1.AzureDevopsJoinR\vazureDevops\x12/\n" +
+	"\x04env0\x18\x18 \x01(\v2\x1b.teleport.types.v1.Env0JoinR\x04env0\x12/\n" +
+	"\x04oidc\x18\x19 \x01(\v2\x1b.teleport.types.v1.OIDCJoinR\x04oidc\x12H\n" +
+	"\rbound_keypair\x18\x1a \x01(\v2#.teleport.types.v1.BoundKeypairJoinR\fboundKeypair\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaa\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a^\n" +
+	"\x14SuggestedLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\x1aj\n" +
+	" SuggestedAgentMatcherLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\x7f\n" +
+	"\aAWSRule\x12\x1f\n" +
+	"\vaws_account\x18\x01 \x01(\tR\n" +
+	"awsAccount\x12\x17\n" +
+	"\aaws_arn\x18\x02 \x01(\tR\x06awsArn\x12\x1f\n" +
+	"\vaws_regions\x18\x03 \x03(\tR\n" +
+	"awsRegions\x12\x19\n" +
+	"\baws_role\x18\x04 \x01(\tR\aawsRole\"?\n" +
+	"\tAzureJoin\x122\n" +
+	"\x05allow\x18\x01 \x03(\v2\x1c.teleport.types.v1.AzureRuleR\x05allow\"p\n" +
+	"\tAzureRule\x12\"\n" +
+	"\fsubscription\x18\x01 \x01(\tR\fsubscription\x12\x16\n" +
+	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12'\n" +
+	"\x0fresource_groups\x18\x03 \x03(\tR\x0eresourceGroups\";\n" +
+	"\aGCPJoin\x120\n" +
+	"\x05allow\x18\x01 \x03(\v2\x1a.teleport.types.v1.GCPRuleR\x05allow\"\x83\x01\n" +
+	"\aGCPRule\x12\x1f\n" +
+	"\vproject_ids\x18\x01 \x03(\tR\n" +
+	"projectIds\x12\x1c\n" +
+	"\tlocations\x18\x02 \x03(\tR\tlocations\x12)\n" +
+	"\x10service_accounts\x18\x03 \x03(\tR\x0fserviceAccounts\x12\x0e\n" +
+	"\x02vm\x18\x04 \x01(\tR\x02vm\"\xd8\x01\n" +
+	"\x0eKubernetesJoin\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x127\n" +
+	"\x05allow\x18\x02 \x03(\v2!.teleport.types.v1.KubernetesRuleR\x05allow\x12B\n" +
+	"\vstatic_jwks\x18\x03 \x01(\v2!.teleport.types.v1.KubernetesJWKSR\n" +
+	"staticJwks\x125\n" +
+	"\x04oidc\x18\x04 \x01(\v2!.teleport.types.v1.KubernetesOIDCR\x04oidc\"\xa7\x01\n" +
+	"\x0eKubernetesRule\x12'\n" +
+	"\x0fservice_account\x18\x01 \x01(\tR\x0eserviceAccount\x12:\n" +
+	"\x19service_account_namespace\x18\x02 \x01(\tR\x17serviceAccountNamespace\x120\n" +
+	"\x14service_account_name\x18\x03 \x01(\tR\x12serviceAccountName\"$\n" +
+	"\x0eKubernetesJWKS\x12\x12\n" +
+	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"u\n" +
+	"\x0eKubernetesOIDC\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12;\n" +
+	"\x1ainsecure_allow_http_issuer\x18\x02 \x01(\bR\x17insecureAllowHttpIssuer\x12\x0e\n" +
+	"\x02ca\x18\x03 \x01(\tR\x02ca\"A\n" +
+	"\n" +
+	"OracleJoin\x123\n" +
+	"\x05allow\x18\x01 \x03(\v2\x1d.teleport.types.v1.OracleRuleR\x05allow\"\x8f\x01\n" +
+	"\n" +
+	"OracleRule\x12\x18\n" +
+	"\atenancy\x18\x01 \x01(\tR\atenancy\x12/\n" +
+	"\x13parent_compartments\x18\x02 \x03(\tR\x12parentCompartments\x12\x18\n" +
+	"\aregions\x18\x03 \x03(\tR\aregions\x12\x1c\n" +
+	"\tinstances\x18\x04 \x03(\tR\tinstances\"i\n" +
+	"\aTPMJoin\x12,\n" +
+	"\x12ekcert_allowed_cas\x18\x01 \x03(\tR\x10ekcertAllowedCas\x120\n" +
+	"\x05allow\x18\x02 \x03(\v2\x1a.teleport.types.v1.TPMRuleR\x05allow\"\x85\x01\n" +
+	"\aTPMRule\x12 \n" +
+	"\vdescription\x18\x01 \x01(\tR\vdescription\x12$\n" +
+	"\x0eek_public_hash\x18\x02 \x01(\tR\fekPublicHash\x122\n" +
+	"\x15ek_certificate_serial\x18\x03 \x01(\tR\x13ekCertificateSerial\"\xc1\x01\n" +
+	"\n" +
+	"GitHubJoin\x124\n" +
+	"\x16enterprise_server_host\x18\x01 \x01(\tR\x14enterpriseServerHost\x12'\n" +
+	"\x0fenterprise_slug\x18\x02 \x01(\tR\x0eenterpriseSlug\x12\x1f\n" +
+	"\vstatic_jwks\x18\x03 \x01(\tR\n" +
+	"staticJwks\x123\n" +
+	"\x05allow\x18\x04 \x03(\v2\x1d.teleport.types.v1.GitHubRuleR\x05allow\"\xbf\x02\n" +
+	"\n" +
+	"GitHubRule\x12\x10\n" +
+	"\x03sub\x18\x01 \x01(\tR\x03sub\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x02 \x01(\tR\n" +
+	"repository\x12)\n" +
+	"\x10repository_owner\x18\x03 \x01(\tR\x0frepositoryOwner\x12\x1a\n" +
+	"\bworkflow\x18\x04 \x01(\tR\bworkflow\x12 \n" +
+	"\venvironment\x18\x05 \x01(\tR\venvironment\x12\x14\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x10\n" +
+	"\x03ref\x18\a \x01(\tR\x03ref\x12\x19\n" +
+	"\bref_type\x18\b \x01(\tR\arefType\x12#\n" +
+	"\rrepository_id\x18\t \x01(\tR\frepositoryId\x12.\n" +
+	"\x13repository_owner_id\x18\n" +
+	" \x01(\tR\x11repositoryOwnerId\"z\n" +
+	"\n" +
+	"GitLabJoin\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x1f\n" +
+	"\vstatic_jwks\x18\x02 \x01(\tR\n" +
+	"staticJwks\x123\n" +
+	"\x05allow\x18\x03 \x03(\v2\x1d.teleport.types.v1.GitLabRuleR\x05allow\"\xee\x04\n" +
+	"\n" +
+	"GitLabRule\x12\x10\n" +
+	"\x03sub\x18\x01 \x01(\tR\x03sub\x12\x10\n" +
+	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\x19\n" +
+	"\bref_type\x18\x03 \x01(\tR\arefType\x12%\n" +
+	"\x0enamespace_path\x18\x04 \x01(\tR\rnamespacePath\x12!\n" +
+	"\fproject_path\x18\x05 \x01(\tR\vprojectPath\x12'\n" +
+	"\x0fpipeline_source\x18\x06 \x01(\tR\x0epipelineSource\x12 \n" +
+	"\venvironment\x18\a \x01(\tR\venvironment\x12\x1d\n" +
+	"\n" +
+	"user_login\x18\b \x01(\tR\tuserLogin\x12\x17\n" +
+	"\auser_id\x18\t \x01(\tR\x06userId\x12\x1d\n" +
+	"\n" +
+	"user_email\x18\n" +
+	" \x01(\tR\tuserEmail\x12(\n" +
+	"\rref_protected\x18\v \x01(\bH\x00R\frefProtected\x88\x01\x01\x128\n" +
+	"\x15environment_protected\x18\f \x01(\bH\x01R\x14environmentProtected\x88\x01\x01\x12\"\n" +
+	"\rci_config_sha\x18\r \x01(\tR\vciConfigSha\x12)\n" +
+	"\x11ci_config_ref_uri\x18\x0e \x01(\tR\x0eciConfigRefUri\x12'\n" +
+	"\x0fdeployment_tier\x18\x0f \x01(\tR\x0edeploymentTier\x12-\n" +
+	"\x12project_visibility\x18\x10 \x01(\tR\x11projectVisibilityB\x10\n" +
+	"\x0e_ref_protectedB\x18\n" +
+	"\x16_environment_protected\"n\n" +
+	"\fCircleCIJoin\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x125\n" +
+	"\x05allow\x18\x02 \x03(\v2\x1f.teleport.types.v1.CircleCIRuleR\x05allow\"L\n" +
+	"\fCircleCIRule\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x01 \x01(\tR\tprojectId\x12\x1d\n" +
+	"\n" +
+	"context_id\x18\x02 \x01(\tR\tcontextId\"\x95\x01\n" +
+	"\rSpaceliftJoin\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x120\n" +
+	"\x14enable_glob_matching\x18\x02 \x01(\bR\x12enableGlobMatching\x126\n" +
+	"\x05allow\x18\x03 \x03(\v2 .teleport.types.v1.SpaceliftRuleR\x05allow\"~\n" +
+	"\rSpaceliftRule\x12\x19\n" +
+	"\bspace_id\x18\x01 \x01(\tR\aspaceId\x12\x1b\n" +
+	"\tcaller_id\x18\x02 \x01(\tR\bcallerId\x12\x1f\n" +
+	"\vcaller_type\x18\x03 \x01(\tR\n" +
+	"callerType\x12\x14\n" +
+	"\x05scope\x18\x04 \x01(\tR\x05scope\"\x89\x01\n" +
+	"\x12TerraformCloudJoin\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12;\n" +
+	"\x05allow\x18\x03 \x03(\v2%.teleport.types.v1.TerraformCloudRuleR\x05allow\"\x93\x02\n" +
+	"\x12TerraformCloudRule\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12+\n" +
+	"\x11organization_name\x18\x02 \x01(\tR\x10organizationName\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x03 \x01(\tR\tprojectId\x12!\n" +
+	"\fproject_name\x18\x04 \x01(\tR\vprojectName\x12!\n" +
+	"\fworkspace_id\x18\x05 \x01(\tR\vworkspaceId\x12%\n" +
+	"\x0eworkspace_name\x18\x06 \x01(\tR\rworkspaceName\x12\x1b\n" +
+	"\trun_phase\x18\a \x01(\tR\brunPhase\"\x97\x01\n" +
+	"\rBitbucketJoin\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x122\n" +
+	"\x15identity_provider_url\x18\x02 \x01(\tR\x13identityProviderUrl\x126\n" +
+	"\x05allow\x18\x03 \x03(\v2 .teleport.types.v1.BitbucketRuleR\x05allow\"\xc0\x01\n" +
+	"\rBitbucketRule\x12%\n" +
+	"\x0eworkspace_uuid\x18\x01 \x01(\tR\rworkspaceUuid\x12'\n" +
+	"\x0frepository_uuid\x18\x02 \x01(\tR\x0erepositoryUuid\x12>\n" +
+	"\x1bdeployment_environment_uuid\x18\x03 \x01(\tR\x19deploymentEnvironmentUuid\x12\x1f\n" +
+	"\vbranch_name\x18\x04 \x01(\tR\n" +
+	"branchName\"t\n" +
+	"\x0fAzureDevopsJoin\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x128\n" +
+	"\x05allow\x18\x02 \x03(\v2\".teleport.types.v1.AzureDevopsRuleR\x05allow\"\xac\x02\n" +
+	"\x0fAzureDevopsRule\x12\x10\n" +
+	"\x03sub\x18\x01 \x01(\tR\x03sub\x12!\n" +
+	"\fproject_name\x18\x02 \x01(\tR\vprojectName\x12#\n" +
+	"\rpipeline_name\x18\x03 \x01(\tR\fpipelineName\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x04 \x01(\tR\tprojectId\x12#\n" +
+	"\rdefinition_id\x18\x05 \x01(\tR\fdefinitionId\x12%\n" +
+	"\x0erepository_uri\x18\x06 \x01(\tR\rrepositoryUri\x12-\n" +
+	"\x12repository_version\x18\a \x01(\tR\x11repositoryVersion\x12%\n" +
+	"\x0erepository_ref\x18\b \x01(\tR\rrepositoryRef\"=\n" +
+	"\bEnv0Join\x121\n" +
+	"\x05allow\x18\x01 \x03(\v2\x1b.teleport.types.v1.Env0RuleR\x05allow\"\x9f\x03\n" +
+	"\bEnv0Rule\x12'\n" +
+	"\x0forganization_id\x18\x01 \x01(\tR\x0eorganizationId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12!\n" +
+	"\fproject_name\x18\x03 \x01(\tR\vprojectName\x12\x1f\n" +
+	"\vtemplate_id\x18\x04 \x01(\tR\n" +
+	"templateId\x12#\n" +
+	"\rtemplate_name\x18\x05 \x01(\tR\ftemplateName\x12%\n" +
+	"\x0eenvironment_id\x18\x06 \x01(\tR\renvironmentId\x12)\n" +
+	"\x10environment_name\x18\a \x01(\tR\x0fenvironmentName\x12%\n" +
+	"\x0eworkspace_name\x18\b \x01(\tR\rworkspaceName\x12'\n" +
+	"\x0fdeployment_type\x18\t \x01(\tR\x0edeploymentType\x12%\n" +
+	"\x0edeployer_email\x18\n" +
+	" \x01(\tR\rdeployerEmail\x12\x19\n" +
+	"\benv0_tag\x18\v \x01(\tR\aenv0Tag\"\xa2\x01\n" +
+	"\bOIDCJoin\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1a\n" +
+	"\baudience\x18\x02 \x01(\tR\baudience\x12\x1f\n" +
+	"\vstatic_jwks\x18\x03 \x01(\tR\n" +
+	"staticJwks\x12\x0e\n" +
+	"\x02ca\x18\x04 \x01(\tR\x02ca\x121\n" +
+	"\x05allow\x18\x05 \x03(\v2\x1b.teleport.types.v1.OIDCRuleR\x05allow\"\xf1\x02\n" +
+	"\bOIDCRule\x12\\\n" +
+	"\x11must_match_fields\x18\x01 \x03(\v20.teleport.types.v1.OIDCRule.MustMatchFieldsEntryR\x0fmustMatchFields\x12L\n" +
+	"\vglob_fields\x18\x02 \x03(\v2+.teleport.types.v1.OIDCRule.GlobFieldsEntryR\n" +
+	"globFields\x1a^\n" +
+	"\x14MustMatchFieldsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\x1aY\n" +
+	"\x0fGlobFieldsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\xe1\x01\n" +
+	"\x10BoundKeypairJoin\x12I\n" +
+	"\n" +
+	"onboarding\x18\x01 \x01(\v2).teleport.types.v1.BoundKeypairOnboardingR\n" +
+	"onboarding\x12C\n" +
+	"\brecovery\x18\x02 \x01(\v2'.teleport.types.v1.BoundKeypairRecoveryR\brecovery\x12=\n" +
+	"\frotate_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vrotateAfter\"\xc5\x01\n" +
+	"\x16BoundKeypairOnboarding\x12,\n" +
+	"\x12initial_public_key\x18\x01 \x01(\tR\x10initialPublicKey\x12/\n" +
+	"\x13registration_secret\x18\x02 \x01(\tR\x12registrationSecret\x12L\n" +
+	"\x14must_register_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x12mustRegisterBefore\"@\n" +
+	"\x14BoundKeypairRecovery\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\"\xab\x02\n" +
 	"\vTokenStatus\x12\x1a\n" +
 	"\bverifier\x18\x01 \x01(\fR\bverifier\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\rR\x04uses\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x16\n" +
-	"\x06static\x18\x05 \x01(\bR\x06static\"\xbd\x01\n" +
+	"\x06static\x18\x05 \x01(\bR\x06static\x123\n" +
+	"\x06recent\x18\x06 \x03(\v2\x1b.teleport.types.v1.TokenUseR\x06recent\x12J\n" +
+	"\rbound_keypair\x18\a \x01(\v2%.teleport.types.v1.BoundKeypairStatusR\fboundKeypair\"\x90\x01\n" +
+	"\bTokenUse\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1f\n" +
+	"\vremote_addr\x18\x03 \x01(\tR\n" +
+	"remoteAddr\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xca\x03\n" +
+	"\x12BoundKeypairStatus\x12/\n" +
+	"\x13registration_secret\x18\x01 \x01(\tR\x12registrationSecret\x123\n" +
+	"\x15registration_verifier\x18\x02 \x01(\fR\x14registrationVerifier\x12(\n" +
+	"\x10bound_public_key\x18\x03 \x01(\tR\x0eboundPublicKey\x12\"\n" +
+	"\rbound_host_id\x18\x04 \x01(\tR\vboundHostId\x12%\n" +
+	"\x0erecovery_count\x18\x05 \x01(\rR\rrecoveryCount\x12F\n" +
+	"\x11last_recovered_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastRecoveredAt\x12B\n" +
+	"\x0flast_rotated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\rlastRotatedAt\x12\x1d\n" +
+	"\n" +
+	"state_hash\x18\b \x01(\fR\tstateHash\x12.\n" +
+	"\x13previous_state_hash\x18\t \x01(\fR\x11previousStateHash\"\xbd\x01\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
@@ -2345,7 +6467,7 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x123\n" +
 	"\x04spec\x18\x05 \x01(\v2\x1f.teleport.types.v1.InstanceSpecR\x04spec\x129\n" +
-	"\x06status\x18\x06 \x01(\v2!.teleport.types.v1.InstanceStatusR\x06status\"\x97\x02\n" +
+	"\x06status\x18\x06 \x01(\v2!.teleport.types.v1.InstanceStatusR\x06status\"\xdd\x03\n" +
 	"\fInstanceSpec\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x14\n" +
@@ -2355,10 +6477,17 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2+.teleport.types.v1.InstanceSpec.LabelsEntryR\x06labels\x12\x1e\n" +
 	"\n" +
 	"principals\x18\x06 \x03(\tR\n" +
-	"principals\x1a9\n" +
+	"principals\x12\x18\n" +
+	"\amachine\x18\a \x01(\tR\amachine\x12O\n" +
+	"\n" +
+	"attributes\x18\b \x03(\v2/.teleport.types.v1.InstanceSpec.AttributesEntryR\n" +
+	"attributes\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aY\n" +
+	"\x0fAttributesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\xe8\x01\n" +
 	"\x0eInstanceStatus\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2367,7 +6496,18 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x06joined\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06joined\x124\n" +
 	"\arenewed\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\x12\x1f\n" +
 	"\vremote_addr\x18\x05 \x01(\tR\n" +
-	"remoteAddr\"\xcb\x01\n" +
+	"remoteAddr\"\xc3\x01\n" +
+	"\tUsedProof\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x124\n" +
+	"\x04spec\x18\x05 \x01(\v2 .teleport.types.v1.UsedProofSpecR\x04spec\"\x86\x01\n" +
+	"\rUsedProofSpec\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
+	"\x05proof\x18\x02 \x01(\tR\x05proof\x12\x17\n" +
+	"\ahost_id\x18\x03 \x01(\tR\x06hostId\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xcb\x01\n" +
 	"\rCertAuthority\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
@@ -2415,101 +6555,225 @@ func file_teleport_types_v1_types_proto_rawDescGZIP() []byte {
 	return file_teleport_types_v1_types_proto_rawDescData
 }
 
-var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_teleport_types_v1_types_proto_goTypes = []any{
-	(*Strings)(nil),               // 0: teleport.types.v1.Strings
-	(*Metadata)(nil),              // 1: teleport.types.v1.Metadata
-	(*ClusterName)(nil),           // 2: teleport.types.v1.ClusterName
-	(*ClusterNameSpec)(nil),       // 3: teleport.types.v1.ClusterNameSpec
-	(*User)(nil),                  // 4: teleport.types.v1.User
-	(*UserSpec)(nil),              // 5: teleport.types.v1.UserSpec
-	(*UserStatus)(nil),            // 6: teleport.types.v1.UserStatus
-	(*Credential)(nil),            // 7: teleport.types.v1.Credential
-	(*CredentialSpec)(nil),        // 8: teleport.types.v1.CredentialSpec
-	(*UserToken)(nil),             // 9: teleport.types.v1.UserToken
-	(*UserTokenSpec)(nil),         // 10: teleport.types.v1.UserTokenSpec
-	(*Role)(nil),                  // 11: teleport.types.v1.Role
-	(*RoleSpec)(nil),              // 12: teleport.types.v1.RoleSpec
-	(*RoleOptions)(nil),           // 13: teleport.types.v1.RoleOptions
-	(*RoleConditions)(nil),        // 14: teleport.types.v1.RoleConditions
-	(*Rule)(nil),                  // 15: teleport.types.v1.Rule
-	(*Token)(nil),                 // 16: teleport.types.v1.Token
-	(*TokenSpec)(nil),             // 17: teleport.types.v1.TokenSpec
-	(*TokenStatus)(nil),           // 18: teleport.types.v1.TokenStatus
-	(*Server)(nil),                // 19: teleport.types.v1.Server
-	(*ServerSpec)(nil),            // 20: teleport.types.v1.ServerSpec
-	(*CommandLabel)(nil),          // 21: teleport.types.v1.CommandLabel
-	(*Instance)(nil),              // 22: teleport.types.v1.Instance
-	(*InstanceSpec)(nil),          // 23: teleport.types.v1.InstanceSpec
-	(*InstanceStatus)(nil),        // 24: teleport.types.v1.InstanceStatus
-	(*CertAuthority)(nil),         // 25: teleport.types.v1.CertAuthority
-	(*CertAuthoritySpec)(nil),     // 26: teleport.types.v1.CertAuthoritySpec
-	(*CertAuthorityKeys)(nil),     // 27: teleport.types.v1.CertAuthorityKeys
-	(*SshKeyPair)(nil),            // 28: teleport.types.v1.SshKeyPair
-	(*TlsKeyPair)(nil),            // 29: teleport.types.v1.TlsKeyPair
-	(*JwtKeyPair)(nil),            // 30: teleport.types.v1.JwtKeyPair
-	nil,                           // 31: teleport.types.v1.Metadata.LabelsEntry
-	nil,                           // 32: teleport.types.v1.UserSpec.TraitsEntry
-	nil,                           // 33: teleport.types.v1.RoleConditions.NodeLabelsEntry
-	nil,                           // 34: teleport.types.v1.TokenSpec.LabelsEntry
-	nil,                           // 35: teleport.types.v1.ServerSpec.CmdLabelsEntry
-	nil,                           // 36: teleport.types.v1.InstanceSpec.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(*Strings)(nil),                // 0: teleport.types.v1.Strings
+	(*Metadata)(nil),               // 1: teleport.types.v1.Metadata
+	(*ClusterName)(nil),            // 2: teleport.types.v1.ClusterName
+	(*ClusterNameSpec)(nil),        // 3: teleport.types.v1.ClusterNameSpec
+	(*User)(nil),                   // 4: teleport.types.v1.User
+	(*UserSpec)(nil),               // 5: teleport.types.v1.UserSpec
+	(*UserStatus)(nil),             // 6: teleport.types.v1.UserStatus
+	(*Credential)(nil),             // 7: teleport.types.v1.Credential
+	(*CredentialSpec)(nil),         // 8: teleport.types.v1.CredentialSpec
+	(*UserToken)(nil),              // 9: teleport.types.v1.UserToken
+	(*UserTokenSpec)(nil),          // 10: teleport.types.v1.UserTokenSpec
+	(*Role)(nil),                   // 11: teleport.types.v1.Role
+	(*RoleSpec)(nil),               // 12: teleport.types.v1.RoleSpec
+	(*RoleOptions)(nil),            // 13: teleport.types.v1.RoleOptions
+	(*SSHPortForwarding)(nil),      // 14: teleport.types.v1.SSHPortForwarding
+	(*SSHForwarding)(nil),          // 15: teleport.types.v1.SSHForwarding
+	(*CertExtension)(nil),          // 16: teleport.types.v1.CertExtension
+	(*RoleConditions)(nil),         // 17: teleport.types.v1.RoleConditions
+	(*SessionRequirePolicy)(nil),   // 18: teleport.types.v1.SessionRequirePolicy
+	(*SessionJoinPolicy)(nil),      // 19: teleport.types.v1.SessionJoinPolicy
+	(*Rule)(nil),                   // 20: teleport.types.v1.Rule
+	(*Lock)(nil),                   // 21: teleport.types.v1.Lock
+	(*LockSpec)(nil),               // 22: teleport.types.v1.LockSpec
+	(*LockTarget)(nil),             // 23: teleport.types.v1.LockTarget
+	(*ClusterAlert)(nil),           // 24: teleport.types.v1.ClusterAlert
+	(*ClusterAlertSpec)(nil),       // 25: teleport.types.v1.ClusterAlertSpec
+	(*AlertAcknowledgement)(nil),   // 26: teleport.types.v1.AlertAcknowledgement
+	(*Token)(nil),                  // 27: teleport.types.v1.Token
+	(*TokenSpec)(nil),              // 28: teleport.types.v1.TokenSpec
+	(*AWSRule)(nil),                // 29: teleport.types.v1.AWSRule
+	(*AzureJoin)(nil),              // 30: teleport.types.v1.AzureJoin
+	(*AzureRule)(nil),              // 31: teleport.types.v1.AzureRule
+	(*GCPJoin)(nil),                // 32: teleport.types.v1.GCPJoin
+	(*GCPRule)(nil),                // 33: teleport.types.v1.GCPRule
+	(*KubernetesJoin)(nil),         // 34: teleport.types.v1.KubernetesJoin
+	(*KubernetesRule)(nil),         // 35: teleport.types.v1.KubernetesRule
+	(*KubernetesJWKS)(nil),         // 36: teleport.types.v1.KubernetesJWKS
+	(*KubernetesOIDC)(nil),         // 37: teleport.types.v1.KubernetesOIDC
+	(*OracleJoin)(nil),             // 38: teleport.types.v1.OracleJoin
+	(*OracleRule)(nil),             // 39: teleport.types.v1.OracleRule
+	(*TPMJoin)(nil),                // 40: teleport.types.v1.TPMJoin
+	(*TPMRule)(nil),                // 41: teleport.types.v1.TPMRule
+	(*GitHubJoin)(nil),             // 42: teleport.types.v1.GitHubJoin
+	(*GitHubRule)(nil),             // 43: teleport.types.v1.GitHubRule
+	(*GitLabJoin)(nil),             // 44: teleport.types.v1.GitLabJoin
+	(*GitLabRule)(nil),             // 45: teleport.types.v1.GitLabRule
+	(*CircleCIJoin)(nil),           // 46: teleport.types.v1.CircleCIJoin
+	(*CircleCIRule)(nil),           // 47: teleport.types.v1.CircleCIRule
+	(*SpaceliftJoin)(nil),          // 48: teleport.types.v1.SpaceliftJoin
+	(*SpaceliftRule)(nil),          // 49: teleport.types.v1.SpaceliftRule
+	(*TerraformCloudJoin)(nil),     // 50: teleport.types.v1.TerraformCloudJoin
+	(*TerraformCloudRule)(nil),     // 51: teleport.types.v1.TerraformCloudRule
+	(*BitbucketJoin)(nil),          // 52: teleport.types.v1.BitbucketJoin
+	(*BitbucketRule)(nil),          // 53: teleport.types.v1.BitbucketRule
+	(*AzureDevopsJoin)(nil),        // 54: teleport.types.v1.AzureDevopsJoin
+	(*AzureDevopsRule)(nil),        // 55: teleport.types.v1.AzureDevopsRule
+	(*Env0Join)(nil),               // 56: teleport.types.v1.Env0Join
+	(*Env0Rule)(nil),               // 57: teleport.types.v1.Env0Rule
+	(*OIDCJoin)(nil),               // 58: teleport.types.v1.OIDCJoin
+	(*OIDCRule)(nil),               // 59: teleport.types.v1.OIDCRule
+	(*BoundKeypairJoin)(nil),       // 60: teleport.types.v1.BoundKeypairJoin
+	(*BoundKeypairOnboarding)(nil), // 61: teleport.types.v1.BoundKeypairOnboarding
+	(*BoundKeypairRecovery)(nil),   // 62: teleport.types.v1.BoundKeypairRecovery
+	(*TokenStatus)(nil),            // 63: teleport.types.v1.TokenStatus
+	(*TokenUse)(nil),               // 64: teleport.types.v1.TokenUse
+	(*BoundKeypairStatus)(nil),     // 65: teleport.types.v1.BoundKeypairStatus
+	(*Server)(nil),                 // 66: teleport.types.v1.Server
+	(*ServerSpec)(nil),             // 67: teleport.types.v1.ServerSpec
+	(*CommandLabel)(nil),           // 68: teleport.types.v1.CommandLabel
+	(*Instance)(nil),               // 69: teleport.types.v1.Instance
+	(*InstanceSpec)(nil),           // 70: teleport.types.v1.InstanceSpec
+	(*InstanceStatus)(nil),         // 71: teleport.types.v1.InstanceStatus
+	(*UsedProof)(nil),              // 72: teleport.types.v1.UsedProof
+	(*UsedProofSpec)(nil),          // 73: teleport.types.v1.UsedProofSpec
+	(*CertAuthority)(nil),          // 74: teleport.types.v1.CertAuthority
+	(*CertAuthoritySpec)(nil),      // 75: teleport.types.v1.CertAuthoritySpec
+	(*CertAuthorityKeys)(nil),      // 76: teleport.types.v1.CertAuthorityKeys
+	(*SshKeyPair)(nil),             // 77: teleport.types.v1.SshKeyPair
+	(*TlsKeyPair)(nil),             // 78: teleport.types.v1.TlsKeyPair
+	(*JwtKeyPair)(nil),             // 79: teleport.types.v1.JwtKeyPair
+	nil,                            // 80: teleport.types.v1.Metadata.LabelsEntry
+	nil,                            // 81: teleport.types.v1.UserSpec.TraitsEntry
+	nil,                            // 82: teleport.types.v1.RoleConditions.NodeLabelsEntry
+	nil,                            // 83: teleport.types.v1.TokenSpec.LabelsEntry
+	nil,                            // 84: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	nil,                            // 85: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	nil,                            // 86: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	nil,                            // 87: teleport.types.v1.OIDCRule.GlobFieldsEntry
+	nil,                            // 88: teleport.types.v1.ServerSpec.CmdLabelsEntry
+	nil,                            // 89: teleport.types.v1.InstanceSpec.LabelsEntry
+	nil,                            // 90: teleport.types.v1.InstanceSpec.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 91: google.protobuf.Timestamp
 }
 var file_teleport_types_v1_types_proto_depIdxs = []int32{
-	31, // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
-	37, // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
-	1,  // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
-	3,  // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
-	1,  // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
-	5,  // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
-	6,  // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
-	32, // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
-	37, // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
-	1,  // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
-	8,  // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
-	37, // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
-	37, // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
-	1,  // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
-	10, // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
-	37, // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
-	1,  // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
-	12, // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
-	13, // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
-	14, // 19: teleport.types.v1.RoleSpec.allow:type_name -> teleport.types.v1.RoleConditions
-	14, // 20: teleport.types.v1.RoleSpec.deny:type_name -> teleport.types.v1.RoleConditions
-	33, // 21: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
-	15, // 22: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
-	1,  // 23: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
-	17, // 24: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
-	18, // 25: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
-	34, // 26: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
-	37, // 27: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
-	1,  // 28: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
-	20, // 29: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
-	35, // 30: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
-	1,  // 31: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
-	23, // 32: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
-	24, // 33: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
-	36, // 34: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
-	37, // 35: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
-	37, // 36: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
-	1,  // 37: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
-	26, // 38: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
-	27, // 39: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	27, // 40: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	37, // 41: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
-	28, // 42: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
-	29, // 43: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
-	30, // 44: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
-	0,  // 45: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
-	0,  // 46: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	21, // 47: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	80,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
+	91,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
+	1,   // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
+	3,   // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
+	1,   // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
+	5,   // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
+	6,   // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
+	81,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
+	91,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
+	1,   // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
+	8,   // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
+	91,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
+	91,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
+	1,   // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
+	10,  // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
+	91,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
+	1,   // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
+	12,  // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
+	13,  // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
+	17,  // 19: teleport.types.v1.RoleSpec.allow:type_name -> teleport.types.v1.RoleConditions
+	17,  // 20: teleport.types.v1.RoleSpec.deny:type_name -> teleport.types.v1.RoleConditions
+	14,  // 21: teleport.types.v1.RoleOptions.ssh_port_forwarding:type_name -> teleport.types.v1.SSHPortForwarding
+	16,  // 22: teleport.types.v1.RoleOptions.cert_extensions:type_name -> teleport.types.v1.CertExtension
+	15,  // 23: teleport.types.v1.SSHPortForwarding.local:type_name -> teleport.types.v1.SSHForwarding
+	15,  // 24: teleport.types.v1.SSHPortForwarding.remote:type_name -> teleport.types.v1.SSHForwarding
+	82,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
+	20,  // 26: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
+	18,  // 27: teleport.types.v1.RoleConditions.require_session_join:type_name -> teleport.types.v1.SessionRequirePolicy
+	19,  // 28: teleport.types.v1.RoleConditions.join_sessions:type_name -> teleport.types.v1.SessionJoinPolicy
+	1,   // 29: teleport.types.v1.Lock.metadata:type_name -> teleport.types.v1.Metadata
+	22,  // 30: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
+	23,  // 31: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
+	91,  // 32: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
+	91,  // 33: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
+	1,   // 34: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
+	25,  // 35: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
+	91,  // 36: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
+	26,  // 37: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
+	91,  // 38: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
+	1,   // 39: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
+	28,  // 40: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
+	63,  // 41: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
+	83,  // 42: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
+	84,  // 43: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	85,  // 44: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	29,  // 45: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
+	30,  // 46: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
+	32,  // 47: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
+	34,  // 48: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
+	38,  // 49: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
+	40,  // 50: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
+	42,  // 51: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
+	44,  // 52: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
+	46,  // 53: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
+	48,  // 54: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
+	50,  // 55: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
+	52,  // 56: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
+	54,  // 57: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
+	56,  // 58: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
+	58,  // 59: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
+	60,  // 60: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
+	31,  // 61: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
+	33,  // 62: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
+	35,  // 63: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
+	36,  // 64: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
+	37,  // 65: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
+	39,  // 66: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
+	41,  // 67: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
+	43,  // 68: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
+	45,  // 69: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
+	47,  // 70: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
+	49,  // 71: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
+	51,  // 72: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
+	53,  // 73: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
+	55,  // 74: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
+	57,  // 75: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
+	59,  // 76: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
+	86,  // 77: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	87,  // 78: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
+	61,  // 79: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
+	62,  // 80: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
+	91,  // 81: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
+	91,  // 82: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
+	91,  // 83: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
+	64,  // 84: teleport.types.v1.TokenStatus.recent:type_name -> teleport.types.v1.TokenUse
+	65,  // 85: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
+	91,  // 86: teleport.types.v1.TokenUse.time:type_name -> google.protobuf.Timestamp
+	91,  // 87: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
+	91,  // 88: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
+	1,   // 89: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
+	67,  // 90: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
+	88,  // 91: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
+	1,   // 92: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
+	70,  // 93: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
+	71,  // 94: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
+	89,  // 95: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
+	90,  // 96: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
+	91,  // 97: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
+	91,  // 98: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
+	1,   // 99: teleport.types.v1.UsedProof.metadata:type_name -> teleport.types.v1.Metadata
+	73,  // 100: teleport.types.v1.UsedProof.spec:type_name -> teleport.types.v1.UsedProofSpec
+	91,  // 101: teleport.types.v1.UsedProofSpec.time:type_name -> google.protobuf.Timestamp
+	1,   // 102: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
+	75,  // 103: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
+	76,  // 104: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	76,  // 105: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	91,  // 106: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
+	77,  // 107: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
+	78,  // 108: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
+	79,  // 109: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
+	0,   // 110: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 111: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 112: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 113: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 114: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 115: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	68,  // 116: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	0,   // 117: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_teleport_types_v1_types_proto_init() }
@@ -2517,13 +6781,16 @@ func file_teleport_types_v1_types_proto_init() {
 	if File_teleport_types_v1_types_proto != nil {
 		return
 	}
+	file_teleport_types_v1_types_proto_msgTypes[13].OneofWrappers = []any{}
+	file_teleport_types_v1_types_proto_msgTypes[15].OneofWrappers = []any{}
+	file_teleport_types_v1_types_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_types_v1_types_proto_rawDesc), len(file_teleport_types_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

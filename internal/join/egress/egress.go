@@ -1,0 +1,173 @@
+// Package egress is how a join reaches other people's servers: Auth the clouds and
+// issuers that vouch for machines, a machine the metadata service of its cloud. It
+// makes one bounded request to a host that its caller names; it follows nothing, and
+// it knows nothing of what is asked.
+package egress
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"syscall"
+	"time"
+
+	"teleport/internal/fault"
+)
+
+const (
+	// DefaultTimeout is the time for a request and its answer.
+	DefaultTimeout = 5 * time.Second
+	// DefaultLimit bounds the body of an answer.
+	DefaultLimit = 64 << 10
+)
+
+// Config says how a Client reaches the network; the zero value is the real one.
+type Config struct {
+	// Roots replace those of the system.
+	Roots *x509.CertPool
+	// Dial replaces the network in tests.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Timeout of a request, DefaultTimeout if zero.
+	Timeout time.Duration
+}
+
+// Client makes requests. Its zero value is not usable.
+type Client struct {
+	cfg Config
+	// metadata clients speak plain HTTP to link-local addresses.
+	metadata bool
+}
+
+// New returns a Client for servers on the network.
+func New(cfg Config) *Client { return &Client{cfg: cfg} }
+
+// Metadata returns a Client for the metadata service of a machine's cloud: plain
+// HTTP, no proxy, and a short time for it, since most machines have none.
+func Metadata(cfg Config) *Client {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 2 * time.Second
+	}
+	return &Client{cfg: cfg, metadata: true}
+}
+
+// Request is one request.
+type Request struct {
+	// Method is GET if empty.
+	Method string
+	URL    string
+	Header http.Header
+	Body   []byte
+	// Limit bounds the body of the answer, DefaultLimit if zero.
+	Limit int64
+	// Private allows an address that is not on the public network: only for hosts that
+	// an administrator named, never for one that came out of a document.
+	Private bool
+	// Plain allows http, under the same condition.
+	Plain bool
+	// Roots replace those of the Client for this request.
+	Roots *x509.CertPool
+}
+
+// Response is the answer to a request.
+type Response struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Do makes a request. Redirects are not followed: they come back as they are. The
+// error says which host failed and how.
+func (c *Client) Do(ctx context.Context, req Request) (*Response, error) {
+	u, err := url.Parse(req.URL)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !(u.Scheme == "http" && (c.metadata || req.Plain)) {
+		return nil, fault.Invalid("address %q: expected https://host/path", req.URL)
+	}
+	timeout := c.cfg.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	method := req.Method
+	if method == "" {
+		method = http.MethodGet
+	}
+	r, err := http.NewRequestWithContext(ctx, method, req.URL, bytes.NewReader(req.Body))
+	if err != nil {
+		return nil, fault.Invalid("request to %s: %w", u.Host, err)
+	}
+	if req.Header != nil {
+		r.Header = req.Header.Clone()
+	}
+	transport := c.transport(req)
+	defer transport.CloseIdleConnections()
+	client := http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(r)
+	if err != nil {
+		var inner *url.Error
+		if errors.As(err, &inner) {
+			err = inner.Err // the URL may hold what must not be logged
+		}
+		return nil, fault.New(fault.ErrUnreachable, "%s does not answer: %w", u.Host, err)
+	}
+	defer resp.Body.Close()
+	limit := req.Limit
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, fault.New(fault.ErrUnreachable, "%s broke off its answer: %w", u.Host, err)
+	}
+	if int64(len(body)) > limit {
+		return nil, fault.Invalid("the answer of %s is longer than %d bytes", u.Host, limit)
+	}
+	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+}
+
+func (c *Client) transport(req Request) *http.Transport {
+	roots := c.cfg.Roots
+	if req.Roots != nil {
+		roots = req.Roots
+	}
+	dial := c.cfg.Dial
+	if dial == nil {
+		d := &net.Dialer{}
+		if !c.metadata && !req.Private {
+			d.Control = publicOnly
+		}
+		dial = d.DialContext
+	}
+	return &http.Transport{
+		DialContext:            dial,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableKeepAlives:      true,
+		DisableCompression:     true,
+	}
+}
+
+// publicOnly refuses addresses of this machine and its own networks, after names are
+// resolved: what an issuer's document names must not become a request to a neighbour.
+func publicOnly(_, address string, _ syscall.RawConn) error {
+	addr, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", address, err)
+	}
+	ip := addr.Addr().Unmap()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || carrierNAT.Contains(ip) {
+		return fmt.Errorf("%s is not on the public network", ip)
+	}
+	return nil
+}
+
+// carrierNAT is the shared address space of RFC 6598.
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")

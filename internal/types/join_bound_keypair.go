@@ -1,0 +1,5 @@
+package types
+
+func boundKeypairMethod() JoinMethod {
+	return JoinMethod{Name: JoinMethodBoundKeypair, Sections: []string{"bound_keypair"}}
+}
