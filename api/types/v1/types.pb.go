@@ -4682,10 +4682,11 @@ type TokenStatus struct {
 	Created   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
 	CreatedBy string                 `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	// True for a token of the Auth Service's own configuration file.
-	Static bool `protobuf:"varint,5,opt,name=static,proto3" json:"static,omitempty"`
-	// The latest joins, the newest first.
-	Recent        []*TokenUse         `protobuf:"bytes,6,rep,name=recent,proto3" json:"recent,omitempty"`
-	BoundKeypair  *BoundKeypairStatus `protobuf:"bytes,7,opt,name=bound_keypair,json=boundKeypair,proto3" json:"bound_keypair,omitempty"`
+	Static       bool                `protobuf:"varint,5,opt,name=static,proto3" json:"static,omitempty"`
+	BoundKeypair *BoundKeypairStatus `protobuf:"bytes,7,opt,name=bound_keypair,json=boundKeypair,proto3" json:"bound_keypair,omitempty"`
+	// The id that a machine derives from the token's name when it does not know whether
+	// that is a name or a secret; empty for method token, whose name it is.
+	DerivedId     string `protobuf:"bytes,8,opt,name=derived_id,json=derivedId,proto3" json:"derived_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4755,13 +4756,6 @@ func (x *TokenStatus) GetStatic() bool {
 	return false
 }
 
-func (x *TokenStatus) GetRecent() []*TokenUse {
-	if x != nil {
-		return x.Recent
-	}
-	return nil
-}
-
 func (x *TokenStatus) GetBoundKeypair() *BoundKeypairStatus {
 	if x != nil {
 		return x.BoundKeypair
@@ -4769,72 +4763,11 @@ func (x *TokenStatus) GetBoundKeypair() *BoundKeypairStatus {
 	return nil
 }
 
-type TokenUse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	HostId        string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	Hostname      string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
-	RemoteAddr    string                 `protobuf:"bytes,3,opt,name=remote_addr,json=remoteAddr,proto3" json:"remote_addr,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TokenUse) Reset() {
-	*x = TokenUse{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TokenUse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TokenUse) ProtoMessage() {}
-
-func (x *TokenUse) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+func (x *TokenStatus) GetDerivedId() string {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
-func (*TokenUse) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
-}
-
-func (x *TokenUse) GetHostId() string {
-	if x != nil {
-		return x.HostId
+		return x.DerivedId
 	}
 	return ""
-}
-
-func (x *TokenUse) GetHostname() string {
-	if x != nil {
-		return x.Hostname
-	}
-	return ""
-}
-
-func (x *TokenUse) GetRemoteAddr() string {
-	if x != nil {
-		return x.RemoteAddr
-	}
-	return ""
-}
-
-func (x *TokenUse) GetTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Time
-	}
-	return nil
 }
 
 type BoundKeypairStatus struct {
@@ -4859,7 +4792,7 @@ type BoundKeypairStatus struct {
 
 func (x *BoundKeypairStatus) Reset() {
 	*x = BoundKeypairStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4871,7 +4804,7 @@ func (x *BoundKeypairStatus) String() string {
 func (*BoundKeypairStatus) ProtoMessage() {}
 
 func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4884,7 +4817,7 @@ func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairStatus.ProtoReflect.Descriptor instead.
 func (*BoundKeypairStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BoundKeypairStatus) GetRegistrationSecret() string {
@@ -4965,7 +4898,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4977,7 +4910,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4990,7 +4923,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Server) GetKind() string {
@@ -5046,7 +4979,7 @@ type ServerSpec struct {
 
 func (x *ServerSpec) Reset() {
 	*x = ServerSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5058,7 +4991,7 @@ func (x *ServerSpec) String() string {
 func (*ServerSpec) ProtoMessage() {}
 
 func (x *ServerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5071,7 +5004,7 @@ func (x *ServerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerSpec.ProtoReflect.Descriptor instead.
 func (*ServerSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ServerSpec) GetHostname() string {
@@ -5128,7 +5061,7 @@ type CommandLabel struct {
 
 func (x *CommandLabel) Reset() {
 	*x = CommandLabel{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5140,7 +5073,7 @@ func (x *CommandLabel) String() string {
 func (*CommandLabel) ProtoMessage() {}
 
 func (x *CommandLabel) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5153,7 +5086,7 @@ func (x *CommandLabel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandLabel.ProtoReflect.Descriptor instead.
 func (*CommandLabel) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CommandLabel) GetCommand() []string {
@@ -5193,7 +5126,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5205,7 +5138,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5218,7 +5151,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Instance) GetKind() string {
@@ -5285,7 +5218,7 @@ type InstanceSpec struct {
 
 func (x *InstanceSpec) Reset() {
 	*x = InstanceSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5297,7 +5230,7 @@ func (x *InstanceSpec) String() string {
 func (*InstanceSpec) ProtoMessage() {}
 
 func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5310,7 +5243,7 @@ func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceSpec.ProtoReflect.Descriptor instead.
 func (*InstanceSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *InstanceSpec) GetHostname() string {
@@ -5385,7 +5318,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5397,7 +5330,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5410,7 +5343,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *InstanceStatus) GetGeneration() uint64 {
@@ -5448,34 +5381,36 @@ func (x *InstanceStatus) GetRemoteAddr() string {
 	return ""
 }
 
-// UsedProof is a join proof that admits nobody again. It outlives the machine.
-type UsedProof struct {
+// LedgerEntry is what a join leaves behind so that later ones can be compared with
+// it: a proof that admits nobody again, or the machine that it was. It outlives the
+// machine's own record.
+type LedgerEntry struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	SubKind string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
 	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	// Name is a hash of what makes the proof unique.
-	Metadata      *Metadata      `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	Spec          *UsedProofSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Name is a hash of what the entry is about.
+	Metadata      *Metadata        `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *LedgerEntrySpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *UsedProof) Reset() {
-	*x = UsedProof{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+func (x *LedgerEntry) Reset() {
+	*x = LedgerEntry{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *UsedProof) String() string {
+func (x *LedgerEntry) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*UsedProof) ProtoMessage() {}
+func (*LedgerEntry) ProtoMessage() {}
 
-func (x *UsedProof) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5486,72 +5421,72 @@ func (x *UsedProof) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use UsedProof.ProtoReflect.Descriptor instead.
-func (*UsedProof) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
+// Deprecated: Use LedgerEntry.ProtoReflect.Descriptor instead.
+func (*LedgerEntry) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
 }
 
-func (x *UsedProof) GetKind() string {
+func (x *LedgerEntry) GetKind() string {
 	if x != nil {
 		return x.Kind
 	}
 	return ""
 }
 
-func (x *UsedProof) GetSubKind() string {
+func (x *LedgerEntry) GetSubKind() string {
 	if x != nil {
 		return x.SubKind
 	}
 	return ""
 }
 
-func (x *UsedProof) GetVersion() string {
+func (x *LedgerEntry) GetVersion() string {
 	if x != nil {
 		return x.Version
 	}
 	return ""
 }
 
-func (x *UsedProof) GetMetadata() *Metadata {
+func (x *LedgerEntry) GetMetadata() *Metadata {
 	if x != nil {
 		return x.Metadata
 	}
 	return nil
 }
 
-func (x *UsedProof) GetSpec() *UsedProofSpec {
+func (x *LedgerEntry) GetSpec() *LedgerEntrySpec {
 	if x != nil {
 		return x.Spec
 	}
 	return nil
 }
 
-type UsedProofSpec struct {
+type LedgerEntrySpec struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
-	// What makes it unique, in words.
-	Proof         string                 `protobuf:"bytes,2,opt,name=proof,proto3" json:"proof,omitempty"`
+	// What it is about, in words.
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
 	HostId        string                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *UsedProofSpec) Reset() {
-	*x = UsedProofSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+func (x *LedgerEntrySpec) Reset() {
+	*x = LedgerEntrySpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *UsedProofSpec) String() string {
+func (x *LedgerEntrySpec) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*UsedProofSpec) ProtoMessage() {}
+func (*LedgerEntrySpec) ProtoMessage() {}
 
-func (x *UsedProofSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+func (x *LedgerEntrySpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5562,33 +5497,33 @@ func (x *UsedProofSpec) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use UsedProofSpec.ProtoReflect.Descriptor instead.
-func (*UsedProofSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
+// Deprecated: Use LedgerEntrySpec.ProtoReflect.Descriptor instead.
+func (*LedgerEntrySpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
 }
 
-func (x *UsedProofSpec) GetMethod() string {
+func (x *LedgerEntrySpec) GetMethod() string {
 	if x != nil {
 		return x.Method
 	}
 	return ""
 }
 
-func (x *UsedProofSpec) GetProof() string {
+func (x *LedgerEntrySpec) GetSubject() string {
 	if x != nil {
-		return x.Proof
+		return x.Subject
 	}
 	return ""
 }
 
-func (x *UsedProofSpec) GetHostId() string {
+func (x *LedgerEntrySpec) GetHostId() string {
 	if x != nil {
 		return x.HostId
 	}
 	return ""
 }
 
-func (x *UsedProofSpec) GetTime() *timestamppb.Timestamp {
+func (x *LedgerEntrySpec) GetTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Time
 	}
@@ -5611,7 +5546,7 @@ type CertAuthority struct {
 
 func (x *CertAuthority) Reset() {
 	*x = CertAuthority{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5623,7 +5558,7 @@ func (x *CertAuthority) String() string {
 func (*CertAuthority) ProtoMessage() {}
 
 func (x *CertAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5636,7 +5571,7 @@ func (x *CertAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthority.ProtoReflect.Descriptor instead.
 func (*CertAuthority) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CertAuthority) GetKind() string {
@@ -5687,7 +5622,7 @@ type CertAuthoritySpec struct {
 
 func (x *CertAuthoritySpec) Reset() {
 	*x = CertAuthoritySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5699,7 +5634,7 @@ func (x *CertAuthoritySpec) String() string {
 func (*CertAuthoritySpec) ProtoMessage() {}
 
 func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5712,7 +5647,7 @@ func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthoritySpec.ProtoReflect.Descriptor instead.
 func (*CertAuthoritySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CertAuthoritySpec) GetType() string {
@@ -5761,7 +5696,7 @@ type CertAuthorityKeys struct {
 
 func (x *CertAuthorityKeys) Reset() {
 	*x = CertAuthorityKeys{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5773,7 +5708,7 @@ func (x *CertAuthorityKeys) String() string {
 func (*CertAuthorityKeys) ProtoMessage() {}
 
 func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5786,7 +5721,7 @@ func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthorityKeys.ProtoReflect.Descriptor instead.
 func (*CertAuthorityKeys) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CertAuthorityKeys) GetSsh() []*SshKeyPair {
@@ -5822,7 +5757,7 @@ type SshKeyPair struct {
 
 func (x *SshKeyPair) Reset() {
 	*x = SshKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5834,7 +5769,7 @@ func (x *SshKeyPair) String() string {
 func (*SshKeyPair) ProtoMessage() {}
 
 func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5847,7 +5782,7 @@ func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshKeyPair.ProtoReflect.Descriptor instead.
 func (*SshKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *SshKeyPair) GetPublicKey() string {
@@ -5875,7 +5810,7 @@ type TlsKeyPair struct {
 
 func (x *TlsKeyPair) Reset() {
 	*x = TlsKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5887,7 +5822,7 @@ func (x *TlsKeyPair) String() string {
 func (*TlsKeyPair) ProtoMessage() {}
 
 func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5900,7 +5835,7 @@ func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsKeyPair.ProtoReflect.Descriptor instead.
 func (*TlsKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *TlsKeyPair) GetCert() string {
@@ -5928,7 +5863,7 @@ type JwtKeyPair struct {
 
 func (x *JwtKeyPair) Reset() {
 	*x = JwtKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5940,7 +5875,7 @@ func (x *JwtKeyPair) String() string {
 func (*JwtKeyPair) ProtoMessage() {}
 
 func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5953,7 +5888,7 @@ func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtKeyPair.ProtoReflect.Descriptor instead.
 func (*JwtKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{79}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *JwtKeyPair) GetPublicKey() string {
@@ -6411,22 +6346,17 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x14must_register_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x12mustRegisterBefore\"@\n" +
 	"\x14BoundKeypairRecovery\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x12\n" +
-	"\x04mode\x18\x02 \x01(\tR\x04mode\"\xab\x02\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\"\x95\x02\n" +
 	"\vTokenStatus\x12\x1a\n" +
 	"\bverifier\x18\x01 \x01(\fR\bverifier\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\rR\x04uses\x124\n" +
 	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\x04 \x01(\tR\tcreatedBy\x12\x16\n" +
-	"\x06static\x18\x05 \x01(\bR\x06static\x123\n" +
-	"\x06recent\x18\x06 \x03(\v2\x1b.teleport.types.v1.TokenUseR\x06recent\x12J\n" +
-	"\rbound_keypair\x18\a \x01(\v2%.teleport.types.v1.BoundKeypairStatusR\fboundKeypair\"\x90\x01\n" +
-	"\bTokenUse\x12\x17\n" +
-	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
-	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1f\n" +
-	"\vremote_addr\x18\x03 \x01(\tR\n" +
-	"remoteAddr\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xca\x03\n" +
+	"\x06static\x18\x05 \x01(\bR\x06static\x12J\n" +
+	"\rbound_keypair\x18\a \x01(\v2%.teleport.types.v1.BoundKeypairStatusR\fboundKeypair\x12\x1d\n" +
+	"\n" +
+	"derived_id\x18\b \x01(\tR\tderivedId\"\xca\x03\n" +
 	"\x12BoundKeypairStatus\x12/\n" +
 	"\x13registration_secret\x18\x01 \x01(\tR\x12registrationSecret\x123\n" +
 	"\x15registration_verifier\x18\x02 \x01(\fR\x14registrationVerifier\x12(\n" +
@@ -6496,16 +6426,16 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x06joined\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06joined\x124\n" +
 	"\arenewed\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\x12\x1f\n" +
 	"\vremote_addr\x18\x05 \x01(\tR\n" +
-	"remoteAddr\"\xc3\x01\n" +
-	"\tUsedProof\x12\x12\n" +
+	"remoteAddr\"\xc7\x01\n" +
+	"\vLedgerEntry\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
-	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x124\n" +
-	"\x04spec\x18\x05 \x01(\v2 .teleport.types.v1.UsedProofSpecR\x04spec\"\x86\x01\n" +
-	"\rUsedProofSpec\x12\x16\n" +
-	"\x06method\x18\x01 \x01(\tR\x06method\x12\x14\n" +
-	"\x05proof\x18\x02 \x01(\tR\x05proof\x12\x17\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x126\n" +
+	"\x04spec\x18\x05 \x01(\v2\".teleport.types.v1.LedgerEntrySpecR\x04spec\"\x8c\x01\n" +
+	"\x0fLedgerEntrySpec\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x17\n" +
 	"\ahost_id\x18\x03 \x01(\tR\x06hostId\x12.\n" +
 	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xcb\x01\n" +
 	"\rCertAuthority\x12\x12\n" +
@@ -6555,7 +6485,7 @@ func file_teleport_types_v1_types_proto_rawDescGZIP() []byte {
 	return file_teleport_types_v1_types_proto_rawDescData
 }
 
-var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*Strings)(nil),                // 0: teleport.types.v1.Strings
 	(*Metadata)(nil),               // 1: teleport.types.v1.Metadata
@@ -6621,52 +6551,51 @@ var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*BoundKeypairOnboarding)(nil), // 61: teleport.types.v1.BoundKeypairOnboarding
 	(*BoundKeypairRecovery)(nil),   // 62: teleport.types.v1.BoundKeypairRecovery
 	(*TokenStatus)(nil),            // 63: teleport.types.v1.TokenStatus
-	(*TokenUse)(nil),               // 64: teleport.types.v1.TokenUse
-	(*BoundKeypairStatus)(nil),     // 65: teleport.types.v1.BoundKeypairStatus
-	(*Server)(nil),                 // 66: teleport.types.v1.Server
-	(*ServerSpec)(nil),             // 67: teleport.types.v1.ServerSpec
-	(*CommandLabel)(nil),           // 68: teleport.types.v1.CommandLabel
-	(*Instance)(nil),               // 69: teleport.types.v1.Instance
-	(*InstanceSpec)(nil),           // 70: teleport.types.v1.InstanceSpec
-	(*InstanceStatus)(nil),         // 71: teleport.types.v1.InstanceStatus
-	(*UsedProof)(nil),              // 72: teleport.types.v1.UsedProof
-	(*UsedProofSpec)(nil),          // 73: teleport.types.v1.UsedProofSpec
-	(*CertAuthority)(nil),          // 74: teleport.types.v1.CertAuthority
-	(*CertAuthoritySpec)(nil),      // 75: teleport.types.v1.CertAuthoritySpec
-	(*CertAuthorityKeys)(nil),      // 76: teleport.types.v1.CertAuthorityKeys
-	(*SshKeyPair)(nil),             // 77: teleport.types.v1.SshKeyPair
-	(*TlsKeyPair)(nil),             // 78: teleport.types.v1.TlsKeyPair
-	(*JwtKeyPair)(nil),             // 79: teleport.types.v1.JwtKeyPair
-	nil,                            // 80: teleport.types.v1.Metadata.LabelsEntry
-	nil,                            // 81: teleport.types.v1.UserSpec.TraitsEntry
-	nil,                            // 82: teleport.types.v1.RoleConditions.NodeLabelsEntry
-	nil,                            // 83: teleport.types.v1.TokenSpec.LabelsEntry
-	nil,                            // 84: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	nil,                            // 85: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	nil,                            // 86: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	nil,                            // 87: teleport.types.v1.OIDCRule.GlobFieldsEntry
-	nil,                            // 88: teleport.types.v1.ServerSpec.CmdLabelsEntry
-	nil,                            // 89: teleport.types.v1.InstanceSpec.LabelsEntry
-	nil,                            // 90: teleport.types.v1.InstanceSpec.AttributesEntry
-	(*timestamppb.Timestamp)(nil),  // 91: google.protobuf.Timestamp
+	(*BoundKeypairStatus)(nil),     // 64: teleport.types.v1.BoundKeypairStatus
+	(*Server)(nil),                 // 65: teleport.types.v1.Server
+	(*ServerSpec)(nil),             // 66: teleport.types.v1.ServerSpec
+	(*CommandLabel)(nil),           // 67: teleport.types.v1.CommandLabel
+	(*Instance)(nil),               // 68: teleport.types.v1.Instance
+	(*InstanceSpec)(nil),           // 69: teleport.types.v1.InstanceSpec
+	(*InstanceStatus)(nil),         // 70: teleport.types.v1.InstanceStatus
+	(*LedgerEntry)(nil),            // 71: teleport.types.v1.LedgerEntry
+	(*LedgerEntrySpec)(nil),        // 72: teleport.types.v1.LedgerEntrySpec
+	(*CertAuthority)(nil),          // 73: teleport.types.v1.CertAuthority
+	(*CertAuthoritySpec)(nil),      // 74: teleport.types.v1.CertAuthoritySpec
+	(*CertAuthorityKeys)(nil),      // 75: teleport.types.v1.CertAuthorityKeys
+	(*SshKeyPair)(nil),             // 76: teleport.types.v1.SshKeyPair
+	(*TlsKeyPair)(nil),             // 77: teleport.types.v1.TlsKeyPair
+	(*JwtKeyPair)(nil),             // 78: teleport.types.v1.JwtKeyPair
+	nil,                            // 79: teleport.types.v1.Metadata.LabelsEntry
+	nil,                            // 80: teleport.types.v1.UserSpec.TraitsEntry
+	nil,                            // 81: teleport.types.v1.RoleConditions.NodeLabelsEntry
+	nil,                            // 82: teleport.types.v1.TokenSpec.LabelsEntry
+	nil,                            // 83: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	nil,                            // 84: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	nil,                            // 85: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	nil,                            // 86: teleport.types.v1.OIDCRule.GlobFieldsEntry
+	nil,                            // 87: teleport.types.v1.ServerSpec.CmdLabelsEntry
+	nil,                            // 88: teleport.types.v1.InstanceSpec.LabelsEntry
+	nil,                            // 89: teleport.types.v1.InstanceSpec.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 90: google.protobuf.Timestamp
 }
 var file_teleport_types_v1_types_proto_depIdxs = []int32{
-	80,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
-	91,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
+	79,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
+	90,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
 	1,   // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
 	3,   // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
 	1,   // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
 	5,   // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
 	6,   // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
-	81,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
-	91,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
+	80,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
+	90,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
 	1,   // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
 	8,   // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
-	91,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
-	91,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
+	90,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
+	90,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
 	1,   // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
 	10,  // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
-	91,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
+	90,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
 	1,   // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
 	12,  // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
 	13,  // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
@@ -6676,26 +6605,26 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	16,  // 22: teleport.types.v1.RoleOptions.cert_extensions:type_name -> teleport.types.v1.CertExtension
 	15,  // 23: teleport.types.v1.SSHPortForwarding.local:type_name -> teleport.types.v1.SSHForwarding
 	15,  // 24: teleport.types.v1.SSHPortForwarding.remote:type_name -> teleport.types.v1.SSHForwarding
-	82,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
+	81,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
 	20,  // 26: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
 	18,  // 27: teleport.types.v1.RoleConditions.require_session_join:type_name -> teleport.types.v1.SessionRequirePolicy
 	19,  // 28: teleport.types.v1.RoleConditions.join_sessions:type_name -> teleport.types.v1.SessionJoinPolicy
 	1,   // 29: teleport.types.v1.Lock.metadata:type_name -> teleport.types.v1.Metadata
 	22,  // 30: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
 	23,  // 31: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
-	91,  // 32: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
-	91,  // 33: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
+	90,  // 32: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
+	90,  // 33: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
 	1,   // 34: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
 	25,  // 35: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
-	91,  // 36: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
+	90,  // 36: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
 	26,  // 37: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
-	91,  // 38: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
+	90,  // 38: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
 	1,   // 39: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
 	28,  // 40: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
 	63,  // 41: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
-	83,  // 42: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
-	84,  // 43: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	85,  // 44: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	82,  // 42: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
+	83,  // 43: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	84,  // 44: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
 	29,  // 45: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
 	30,  // 46: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
 	32,  // 47: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
@@ -6728,52 +6657,50 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	55,  // 74: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
 	57,  // 75: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
 	59,  // 76: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
-	86,  // 77: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	87,  // 78: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
+	85,  // 77: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	86,  // 78: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
 	61,  // 79: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
 	62,  // 80: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
-	91,  // 81: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
-	91,  // 82: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
-	91,  // 83: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
-	64,  // 84: teleport.types.v1.TokenStatus.recent:type_name -> teleport.types.v1.TokenUse
-	65,  // 85: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
-	91,  // 86: teleport.types.v1.TokenUse.time:type_name -> google.protobuf.Timestamp
-	91,  // 87: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
-	91,  // 88: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
-	1,   // 89: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
-	67,  // 90: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
-	88,  // 91: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
-	1,   // 92: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
-	70,  // 93: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
-	71,  // 94: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
-	89,  // 95: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
-	90,  // 96: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
-	91,  // 97: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
-	91,  // 98: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
-	1,   // 99: teleport.types.v1.UsedProof.metadata:type_name -> teleport.types.v1.Metadata
-	73,  // 100: teleport.types.v1.UsedProof.spec:type_name -> teleport.types.v1.UsedProofSpec
-	91,  // 101: teleport.types.v1.UsedProofSpec.time:type_name -> google.protobuf.Timestamp
-	1,   // 102: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
-	75,  // 103: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
-	76,  // 104: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	76,  // 105: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	91,  // 106: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
-	77,  // 107: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
-	78,  // 108: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
-	79,  // 109: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
-	0,   // 110: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 111: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 112: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 113: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 114: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 115: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	68,  // 116: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
-	0,   // 117: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	90,  // 81: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
+	90,  // 82: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
+	90,  // 83: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
+	64,  // 84: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
+	90,  // 85: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
+	90,  // 86: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
+	1,   // 87: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
+	66,  // 88: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
+	87,  // 89: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
+	1,   // 90: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
+	69,  // 91: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
+	70,  // 92: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
+	88,  // 93: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
+	89,  // 94: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
+	90,  // 95: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
+	90,  // 96: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
+	1,   // 97: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
+	72,  // 98: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
+	90,  // 99: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
+	1,   // 100: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
+	74,  // 101: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
+	75,  // 102: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	75,  // 103: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	90,  // 104: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
+	76,  // 105: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
+	77,  // 106: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
+	78,  // 107: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
+	0,   // 108: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 109: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 110: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 111: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 112: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 113: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	67,  // 114: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	0,   // 115: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
+	116, // [116:116] is the sub-list for method output_type
+	116, // [116:116] is the sub-list for method input_type
+	116, // [116:116] is the sub-list for extension type_name
+	116, // [116:116] is the sub-list for extension extendee
+	0,   // [0:116] is the sub-list for field type_name
 }
 
 func init() { file_teleport_types_v1_types_proto_init() }
@@ -6790,7 +6717,7 @@ func file_teleport_types_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_types_v1_types_proto_rawDesc), len(file_teleport_types_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   91,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

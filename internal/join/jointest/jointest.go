@@ -35,6 +35,8 @@ type Setup struct {
 	Machine method.Machine
 	// Auth is the way out that Auth's half gets.
 	Auth egress.Config
+	// AuthEnv is the environment of Auth's half; nil is an empty one.
+	AuthEnv func(string) string
 	// Now is Auth's clock; the machine's is Machine.Now.
 	Now time.Time
 	// Tamper, if set, changes each answer on its way, as a hostile Proxy could.
@@ -271,9 +273,13 @@ func Attempt(ctx context.Context, m method.Method, s *Setup, transcript [32]byte
 		return nil
 	}
 	prove := m.Prove(machine)
+	getenv := s.AuthEnv
+	if getenv == nil {
+		getenv = func(string) string { return "" }
+	}
 	rounds := 0
 	ask := func(ctx context.Context, question []byte) ([]byte, error) {
-		if rounds++; rounds > method.MaxRounds || len(question) > method.MaxQuestion {
+		if rounds++; rounds == 1 && len(question) > 0 || rounds > method.MaxRounds || len(question) > method.MaxQuestion {
 			return nil, errors.New("the method asks too much")
 		}
 		answer, err := prove(ctx, question)
@@ -289,7 +295,7 @@ func Attempt(ctx context.Context, m method.Method, s *Setup, transcript [32]byte
 		return answer, nil
 	}
 	claims, err := m.Verify(ctx, method.Attempt{
-		T: transcript, Cluster: cluster, Token: token, Now: now, Egress: egress.New(s.Auth), Allowed: allowed, Log: machine.Log,
+		T: transcript, Cluster: cluster, Token: token, Now: now, Egress: egress.New(s.Auth), Getenv: getenv, Allowed: allowed, Log: machine.Log,
 	}, ask)
 	if err != nil {
 		return claims, err

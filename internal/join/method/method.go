@@ -23,7 +23,8 @@ const (
 	MaxRounds = 4
 )
 
-// Exchange carries one question of Auth to the machine and brings its answer.
+// Exchange carries one question of Auth to the machine and brings its answer. The
+// first question is empty: Parameters and the transcript say all there is to say.
 type Exchange func(ctx context.Context, question []byte) (answer []byte, err error)
 
 // Method is one way to prove what a machine is.
@@ -82,6 +83,8 @@ type Attempt struct {
 	Now   time.Time
 	// Egress is the only way out.
 	Egress *egress.Client
+	// Getenv reads the environment of the Auth Service.
+	Getenv func(string) string
 	// Allowed applies the allow rules to claims, for use before a call that costs
 	// somebody something. The rules are applied to the final claims in any case.
 	Allowed func(Claims) error
