@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kinds of error, matched with errors.Is.
@@ -48,6 +49,9 @@ type Error struct {
 	// Cause is the error underneath, or nil. It is part of the message only if
 	// the message was made with it.
 	Cause error
+	// RetryAfter is when the other side wants to hear from the caller again; zero
+	// leaves it to the caller.
+	RetryAfter time.Duration
 }
 
 // Error returns the message.
@@ -70,6 +74,12 @@ func New(kind error, format string, args ...any) *Error {
 // WithCode sets the reason code and returns e.
 func (e *Error) WithCode(code string) *Error {
 	e.Code = code
+	return e
+}
+
+// WithRetryAfter sets when to try again and returns e.
+func (e *Error) WithRetryAfter(d time.Duration) *Error {
+	e.RetryAfter = d
 	return e
 }
 
@@ -119,4 +129,13 @@ func Code(err error) string {
 		return e.Code
 	}
 	return ""
+}
+
+// RetryAfter returns when the other side wants to hear from the caller again, or zero.
+func RetryAfter(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
 }

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"teleport/internal/fault"
 )
@@ -49,6 +51,11 @@ func toStatus(ctx context.Context, log *slog.Logger, method string, err error) e
 				st = with
 			}
 		}
+		if wait := fault.RetryAfter(err); wait > 0 {
+			if with, derr := st.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}); derr == nil {
+				st = with
+			}
+		}
 		return st.Err()
 	}
 	switch {
@@ -76,7 +83,7 @@ func FromStatus(err error) error {
 	}
 	for _, row := range kindCodes {
 		if row.code == st.Code() {
-			return &fault.Error{Kind: row.kind, Code: reason(st), Msg: st.Message(), Cause: err}
+			return &fault.Error{Kind: row.kind, Code: reason(st), Msg: st.Message(), Cause: err, RetryAfter: retryAfter(st)}
 		}
 	}
 	switch st.Code() {
@@ -87,6 +94,19 @@ func FromStatus(err error) error {
 		return &fault.Error{Kind: fault.ErrUnreachable, Msg: "no answer in time: " + st.Message(), Cause: cause}
 	}
 	return errors.New(st.Message())
+}
+
+// maxRetryAfter bounds what another side may ask for.
+const maxRetryAfter = 10 * time.Minute
+
+// retryAfter returns when st asks to try again, or zero.
+func retryAfter(st *status.Status) time.Duration {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return min(max(0, info.GetRetryDelay().AsDuration()), maxRetryAfter)
+		}
+	}
+	return 0
 }
 
 // reason returns the reason code in the details of st, or "".

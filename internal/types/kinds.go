@@ -53,7 +53,7 @@ func (k KindInfo) Version() string { return k.versions[len(k.versions)-1] }
 func kindNames() []string {
 	return []string{
 		KindClusterName, KindCertAuthority, KindUser, KindCredential, KindUserToken, KindRole, KindToken,
-		KindNode, KindProxy, KindAuthServer, KindInstance,
+		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry,
 	}
 }
 
@@ -82,6 +82,8 @@ func row(name string) (KindInfo, bool) {
 		return serverKind(KindAuthServer, "auth_servers"), true
 	case KindInstance:
 		return instanceKind(), true
+	case KindLedgerEntry:
+		return ledgerEntryKind(), true
 	}
 	return KindInfo{}, false
 }

@@ -32,6 +32,7 @@ const (
 	KindProxy         = "proxy"
 	KindAuthServer    = "auth_server"
 	KindInstance      = "instance"
+	KindLedgerEntry   = "ledger_entry"
 	// KindEvent and KindSession are not resources but may be named in role rules.
 	KindEvent   = "event"
 	KindSession = "session"
