@@ -33,6 +33,7 @@ type ControlRequest struct {
 	//	*ControlRequest_Hello
 	//	*ControlRequest_Announce
 	//	*ControlRequest_Ping
+	//	*ControlRequest_Acknowledge
 	Payload       isControlRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -102,6 +103,15 @@ func (x *ControlRequest) GetPing() *Ping {
 	return nil
 }
 
+func (x *ControlRequest) GetAcknowledge() *Acknowledge {
+	if x != nil {
+		if x, ok := x.Payload.(*ControlRequest_Acknowledge); ok {
+			return x.Acknowledge
+		}
+	}
+	return nil
+}
+
 type isControlRequest_Payload interface {
 	isControlRequest_Payload()
 }
@@ -118,11 +128,17 @@ type ControlRequest_Ping struct {
 	Ping *Ping `protobuf:"bytes,3,opt,name=ping,proto3,oneof"`
 }
 
+type ControlRequest_Acknowledge struct {
+	Acknowledge *Acknowledge `protobuf:"bytes,4,opt,name=acknowledge,proto3,oneof"`
+}
+
 func (*ControlRequest_Hello) isControlRequest_Payload() {}
 
 func (*ControlRequest_Announce) isControlRequest_Payload() {}
 
 func (*ControlRequest_Ping) isControlRequest_Payload() {}
+
+func (*ControlRequest_Acknowledge) isControlRequest_Payload() {}
 
 type ControlResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -307,7 +323,9 @@ type Welcome struct {
 	SoftwareVersion string                 `protobuf:"bytes,1,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
 	Epoch           string                 `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// True: everything the process holds is to be forgotten, a snapshot follows.
-	Snapshot      bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// Auth takes Acknowledge; one of an older version ends the stream at it.
+	Acknowledge   bool `protobuf:"varint,4,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -359,6 +377,13 @@ func (x *Welcome) GetEpoch() string {
 func (x *Welcome) GetSnapshot() bool {
 	if x != nil {
 		return x.Snapshot
+	}
+	return false
+}
+
+func (x *Welcome) GetAcknowledge() bool {
+	if x != nil {
+		return x.Acknowledge
 	}
 	return false
 }
@@ -418,6 +443,53 @@ func (x *Announce) GetGone() bool {
 	return false
 }
 
+// Acknowledge says that the process enforces every lock up to the revision: what
+// they forbid has ended here and does not begin. Sent after the first Synced, and
+// when locks changed.
+type Acknowledge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledge) Reset() {
+	*x = Acknowledge{}
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledge) ProtoMessage() {}
+
+func (x *Acknowledge) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledge.ProtoReflect.Descriptor instead.
+func (*Acknowledge) Descriptor() ([]byte, []int) {
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Acknowledge) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -427,7 +499,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +511,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[5]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +524,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -473,7 +545,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +557,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +570,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -528,7 +600,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +612,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +625,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Change) GetRevision() uint64 {
@@ -594,7 +666,7 @@ type Synced struct {
 
 func (x *Synced) Reset() {
 	*x = Synced{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +678,7 @@ func (x *Synced) String() string {
 func (*Synced) ProtoMessage() {}
 
 func (x *Synced) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +691,7 @@ func (x *Synced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Synced.ProtoReflect.Descriptor instead.
 func (*Synced) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Synced) GetRevision() uint64 {
@@ -633,11 +705,12 @@ var File_teleport_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_teleport_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dteleport/agent/v1/agent.proto\x12\x11teleport.agent.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb7\x01\n" +
+	"\x1dteleport/agent/v1/agent.proto\x12\x11teleport.agent.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x01\n" +
 	"\x0eControlRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.teleport.agent.v1.HelloH\x00R\x05hello\x129\n" +
 	"\bannounce\x18\x02 \x01(\v2\x1b.teleport.agent.v1.AnnounceH\x00R\bannounce\x12-\n" +
-	"\x04ping\x18\x03 \x01(\v2\x17.teleport.agent.v1.PingH\x00R\x04pingB\t\n" +
+	"\x04ping\x18\x03 \x01(\v2\x17.teleport.agent.v1.PingH\x00R\x04ping\x12B\n" +
+	"\vacknowledge\x18\x04 \x01(\v2\x1e.teleport.agent.v1.AcknowledgeH\x00R\vacknowledgeB\t\n" +
 	"\apayload\"\xed\x01\n" +
 	"\x0fControlResponse\x123\n" +
 	"\x06change\x18\x01 \x01(\v2\x19.teleport.agent.v1.ChangeH\x00R\x06change\x123\n" +
@@ -648,14 +721,17 @@ const file_teleport_agent_v1_agent_proto_rawDesc = "" +
 	"\x05Hello\x12)\n" +
 	"\x10software_version\x18\x01 \x01(\tR\x0fsoftwareVersion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\tR\x05epoch\"f\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\"\x88\x01\n" +
 	"\aWelcome\x12)\n" +
 	"\x10software_version\x18\x01 \x01(\tR\x0fsoftwareVersion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x1a\n" +
-	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\"L\n" +
+	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\x12 \n" +
+	"\vacknowledge\x18\x04 \x01(\bR\vacknowledge\"L\n" +
 	"\bAnnounce\x12,\n" +
 	"\x06server\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06server\x12\x12\n" +
-	"\x04gone\x18\x02 \x01(\bR\x04gone\"\"\n" +
+	"\x04gone\x18\x02 \x01(\bR\x04gone\")\n" +
+	"\vAcknowledge\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\"\n" +
 	"\x04Ping\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"Q\n" +
 	"\x04Pong\x12\x1a\n" +
@@ -683,38 +759,40 @@ func file_teleport_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_teleport_agent_v1_agent_proto_rawDescData
 }
 
-var file_teleport_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_teleport_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_teleport_agent_v1_agent_proto_goTypes = []any{
 	(*ControlRequest)(nil),      // 0: teleport.agent.v1.ControlRequest
 	(*ControlResponse)(nil),     // 1: teleport.agent.v1.ControlResponse
 	(*Hello)(nil),               // 2: teleport.agent.v1.Hello
 	(*Welcome)(nil),             // 3: teleport.agent.v1.Welcome
 	(*Announce)(nil),            // 4: teleport.agent.v1.Announce
-	(*Ping)(nil),                // 5: teleport.agent.v1.Ping
-	(*Pong)(nil),                // 6: teleport.agent.v1.Pong
-	(*Change)(nil),              // 7: teleport.agent.v1.Change
-	(*Synced)(nil),              // 8: teleport.agent.v1.Synced
-	(*anypb.Any)(nil),           // 9: google.protobuf.Any
-	(*durationpb.Duration)(nil), // 10: google.protobuf.Duration
+	(*Acknowledge)(nil),         // 5: teleport.agent.v1.Acknowledge
+	(*Ping)(nil),                // 6: teleport.agent.v1.Ping
+	(*Pong)(nil),                // 7: teleport.agent.v1.Pong
+	(*Change)(nil),              // 8: teleport.agent.v1.Change
+	(*Synced)(nil),              // 9: teleport.agent.v1.Synced
+	(*anypb.Any)(nil),           // 10: google.protobuf.Any
+	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
 }
 var file_teleport_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: teleport.agent.v1.ControlRequest.hello:type_name -> teleport.agent.v1.Hello
 	4,  // 1: teleport.agent.v1.ControlRequest.announce:type_name -> teleport.agent.v1.Announce
-	5,  // 2: teleport.agent.v1.ControlRequest.ping:type_name -> teleport.agent.v1.Ping
-	7,  // 3: teleport.agent.v1.ControlResponse.change:type_name -> teleport.agent.v1.Change
-	8,  // 4: teleport.agent.v1.ControlResponse.synced:type_name -> teleport.agent.v1.Synced
-	6,  // 5: teleport.agent.v1.ControlResponse.pong:type_name -> teleport.agent.v1.Pong
-	3,  // 6: teleport.agent.v1.ControlResponse.welcome:type_name -> teleport.agent.v1.Welcome
-	9,  // 7: teleport.agent.v1.Announce.server:type_name -> google.protobuf.Any
-	10, // 8: teleport.agent.v1.Pong.next:type_name -> google.protobuf.Duration
-	9,  // 9: teleport.agent.v1.Change.resource:type_name -> google.protobuf.Any
-	0,  // 10: teleport.agent.v1.AgentService.Control:input_type -> teleport.agent.v1.ControlRequest
-	1,  // 11: teleport.agent.v1.AgentService.Control:output_type -> teleport.agent.v1.ControlResponse
-	11, // [11:12] is the sub-list for method output_type
-	10, // [10:11] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	6,  // 2: teleport.agent.v1.ControlRequest.ping:type_name -> teleport.agent.v1.Ping
+	5,  // 3: teleport.agent.v1.ControlRequest.acknowledge:type_name -> teleport.agent.v1.Acknowledge
+	8,  // 4: teleport.agent.v1.ControlResponse.change:type_name -> teleport.agent.v1.Change
+	9,  // 5: teleport.agent.v1.ControlResponse.synced:type_name -> teleport.agent.v1.Synced
+	7,  // 6: teleport.agent.v1.ControlResponse.pong:type_name -> teleport.agent.v1.Pong
+	3,  // 7: teleport.agent.v1.ControlResponse.welcome:type_name -> teleport.agent.v1.Welcome
+	10, // 8: teleport.agent.v1.Announce.server:type_name -> google.protobuf.Any
+	11, // 9: teleport.agent.v1.Pong.next:type_name -> google.protobuf.Duration
+	10, // 10: teleport.agent.v1.Change.resource:type_name -> google.protobuf.Any
+	0,  // 11: teleport.agent.v1.AgentService.Control:input_type -> teleport.agent.v1.ControlRequest
+	1,  // 12: teleport.agent.v1.AgentService.Control:output_type -> teleport.agent.v1.ControlResponse
+	12, // [12:13] is the sub-list for method output_type
+	11, // [11:12] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_teleport_agent_v1_agent_proto_init() }
@@ -726,6 +804,7 @@ func file_teleport_agent_v1_agent_proto_init() {
 		(*ControlRequest_Hello)(nil),
 		(*ControlRequest_Announce)(nil),
 		(*ControlRequest_Ping)(nil),
+		(*ControlRequest_Acknowledge)(nil),
 	}
 	file_teleport_agent_v1_agent_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlResponse_Change)(nil),
@@ -739,7 +818,7 @@ func file_teleport_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_agent_v1_agent_proto_rawDesc), len(file_teleport_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -557,8 +557,10 @@ type CredentialSpec struct {
 	// Last accepted TOTP time step: a code works once.
 	TotpLastStep int64 `protobuf:"varint,3,opt,name=totp_last_step,json=totpLastStep,proto3" json:"totp_last_step,omitempty"`
 	// Times of failed attempts inside the lockout window.
-	Failures      []*timestamppb.Timestamp `protobuf:"bytes,4,rep,name=failures,proto3" json:"failures,omitempty"`
-	LockedUntil   *timestamppb.Timestamp   `protobuf:"bytes,5,opt,name=locked_until,json=lockedUntil,proto3" json:"locked_until,omitempty"`
+	Failures    []*timestamppb.Timestamp `protobuf:"bytes,4,rep,name=failures,proto3" json:"failures,omitempty"`
+	LockedUntil *timestamppb.Timestamp   `protobuf:"bytes,5,opt,name=locked_until,json=lockedUntil,proto3" json:"locked_until,omitempty"`
+	// Id of the device that has the TOTP secret; locks and audit events name it.
+	TotpDeviceId  string `protobuf:"bytes,6,opt,name=totp_device_id,json=totpDeviceId,proto3" json:"totp_device_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +628,13 @@ func (x *CredentialSpec) GetLockedUntil() *timestamppb.Timestamp {
 		return x.LockedUntil
 	}
 	return nil
+}
+
+func (x *CredentialSpec) GetTotpDeviceId() string {
+	if x != nil {
+		return x.TotpDeviceId
+	}
+	return ""
 }
 
 // UserToken is an invitation or a password reset, good for one use.
@@ -1586,12 +1595,14 @@ func (x *Rule) GetWhere() string {
 
 // Lock takes its targets' access away, live sessions included, while it exists.
 type Lock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
-	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	Spec          *LockSpec              `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Kind     string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind  string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version  string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec     *LockSpec              `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Made up when the lock is read; never stored.
+	Status        *LockStatus `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1657,6 +1668,13 @@ func (x *Lock) GetMetadata() *Metadata {
 func (x *Lock) GetSpec() *LockSpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *Lock) GetStatus() *LockStatus {
+	if x != nil {
+		return x.Status
 	}
 	return nil
 }
@@ -1823,6 +1841,131 @@ func (x *LockTarget) GetJoinToken() string {
 	return ""
 }
 
+// LockStatus says which processes enforce the lock.
+type LockStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many processes confirmed that they do, of how many that should.
+	Confirmed uint32 `protobuf:"varint,1,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
+	Expected  uint32 `protobuf:"varint,2,opt,name=expected,proto3" json:"expected,omitempty"`
+	// Those that did not confirm; at most 100.
+	Pending       []*LockPending `protobuf:"bytes,3,rep,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockStatus) Reset() {
+	*x = LockStatus{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockStatus) ProtoMessage() {}
+
+func (x *LockStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockStatus.ProtoReflect.Descriptor instead.
+func (*LockStatus) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LockStatus) GetConfirmed() uint32 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
+}
+
+func (x *LockStatus) GetExpected() uint32 {
+	if x != nil {
+		return x.Expected
+	}
+	return 0
+}
+
+func (x *LockStatus) GetPending() []*LockPending {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+// LockPending is a process that did not confirm a lock.
+type LockPending struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	HostId   string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// False: it has no control stream, so that it cannot know of the lock.
+	Connected     bool `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LockPending) Reset() {
+	*x = LockPending{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LockPending) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LockPending) ProtoMessage() {}
+
+func (x *LockPending) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LockPending.ProtoReflect.Descriptor instead.
+func (*LockPending) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *LockPending) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *LockPending) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *LockPending) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
 // ClusterAlert is a message that administrators see until they acknowledge it.
 type ClusterAlert struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1837,7 +1980,7 @@ type ClusterAlert struct {
 
 func (x *ClusterAlert) Reset() {
 	*x = ClusterAlert{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1849,7 +1992,7 @@ func (x *ClusterAlert) String() string {
 func (*ClusterAlert) ProtoMessage() {}
 
 func (x *ClusterAlert) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[24]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1862,7 +2005,7 @@ func (x *ClusterAlert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAlert.ProtoReflect.Descriptor instead.
 func (*ClusterAlert) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{24}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ClusterAlert) GetKind() string {
@@ -1914,7 +2057,7 @@ type ClusterAlertSpec struct {
 
 func (x *ClusterAlertSpec) Reset() {
 	*x = ClusterAlertSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2069,7 @@ func (x *ClusterAlertSpec) String() string {
 func (*ClusterAlertSpec) ProtoMessage() {}
 
 func (x *ClusterAlertSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[25]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2082,7 @@ func (x *ClusterAlertSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAlertSpec.ProtoReflect.Descriptor instead.
 func (*ClusterAlertSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{25}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ClusterAlertSpec) GetSeverity() string {
@@ -1981,7 +2124,7 @@ type AlertAcknowledgement struct {
 
 func (x *AlertAcknowledgement) Reset() {
 	*x = AlertAcknowledgement{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2136,7 @@ func (x *AlertAcknowledgement) String() string {
 func (*AlertAcknowledgement) ProtoMessage() {}
 
 func (x *AlertAcknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2149,7 @@ func (x *AlertAcknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertAcknowledgement.ProtoReflect.Descriptor instead.
 func (*AlertAcknowledgement) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AlertAcknowledgement) GetUser() string {
@@ -2046,7 +2189,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2201,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2214,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Token) GetKind() string {
@@ -2159,7 +2302,7 @@ type TokenSpec struct {
 
 func (x *TokenSpec) Reset() {
 	*x = TokenSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2314,7 @@ func (x *TokenSpec) String() string {
 func (*TokenSpec) ProtoMessage() {}
 
 func (x *TokenSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2327,7 @@ func (x *TokenSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSpec.ProtoReflect.Descriptor instead.
 func (*TokenSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenSpec) GetRoles() []string {
@@ -2384,7 +2527,7 @@ type AWSRule struct {
 
 func (x *AWSRule) Reset() {
 	*x = AWSRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2539,7 @@ func (x *AWSRule) String() string {
 func (*AWSRule) ProtoMessage() {}
 
 func (x *AWSRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2552,7 @@ func (x *AWSRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AWSRule.ProtoReflect.Descriptor instead.
 func (*AWSRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AWSRule) GetAwsAccount() string {
@@ -2449,7 +2592,7 @@ type AzureJoin struct {
 
 func (x *AzureJoin) Reset() {
 	*x = AzureJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2604,7 @@ func (x *AzureJoin) String() string {
 func (*AzureJoin) ProtoMessage() {}
 
 func (x *AzureJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2617,7 @@ func (x *AzureJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureJoin.ProtoReflect.Descriptor instead.
 func (*AzureJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AzureJoin) GetAllow() []*AzureRule {
@@ -2495,7 +2638,7 @@ type AzureRule struct {
 
 func (x *AzureRule) Reset() {
 	*x = AzureRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2650,7 @@ func (x *AzureRule) String() string {
 func (*AzureRule) ProtoMessage() {}
 
 func (x *AzureRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2663,7 @@ func (x *AzureRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureRule.ProtoReflect.Descriptor instead.
 func (*AzureRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AzureRule) GetSubscription() string {
@@ -2553,7 +2696,7 @@ type GCPJoin struct {
 
 func (x *GCPJoin) Reset() {
 	*x = GCPJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2708,7 @@ func (x *GCPJoin) String() string {
 func (*GCPJoin) ProtoMessage() {}
 
 func (x *GCPJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2721,7 @@ func (x *GCPJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCPJoin.ProtoReflect.Descriptor instead.
 func (*GCPJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GCPJoin) GetAllow() []*GCPRule {
@@ -2603,7 +2746,7 @@ type GCPRule struct {
 
 func (x *GCPRule) Reset() {
 	*x = GCPRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2615,7 +2758,7 @@ func (x *GCPRule) String() string {
 func (*GCPRule) ProtoMessage() {}
 
 func (x *GCPRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2628,7 +2771,7 @@ func (x *GCPRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCPRule.ProtoReflect.Descriptor instead.
 func (*GCPRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GCPRule) GetProjectIds() []string {
@@ -2672,7 +2815,7 @@ type KubernetesJoin struct {
 
 func (x *KubernetesJoin) Reset() {
 	*x = KubernetesJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2827,7 @@ func (x *KubernetesJoin) String() string {
 func (*KubernetesJoin) ProtoMessage() {}
 
 func (x *KubernetesJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2840,7 @@ func (x *KubernetesJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesJoin.ProtoReflect.Descriptor instead.
 func (*KubernetesJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *KubernetesJoin) GetType() string {
@@ -2741,7 +2884,7 @@ type KubernetesRule struct {
 
 func (x *KubernetesRule) Reset() {
 	*x = KubernetesRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2753,7 +2896,7 @@ func (x *KubernetesRule) String() string {
 func (*KubernetesRule) ProtoMessage() {}
 
 func (x *KubernetesRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2766,7 +2909,7 @@ func (x *KubernetesRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesRule.ProtoReflect.Descriptor instead.
 func (*KubernetesRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *KubernetesRule) GetServiceAccount() string {
@@ -2799,7 +2942,7 @@ type KubernetesJWKS struct {
 
 func (x *KubernetesJWKS) Reset() {
 	*x = KubernetesJWKS{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +2954,7 @@ func (x *KubernetesJWKS) String() string {
 func (*KubernetesJWKS) ProtoMessage() {}
 
 func (x *KubernetesJWKS) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +2967,7 @@ func (x *KubernetesJWKS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesJWKS.ProtoReflect.Descriptor instead.
 func (*KubernetesJWKS) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{36}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *KubernetesJWKS) GetJwks() string {
@@ -2846,7 +2989,7 @@ type KubernetesOIDC struct {
 
 func (x *KubernetesOIDC) Reset() {
 	*x = KubernetesOIDC{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3001,7 @@ func (x *KubernetesOIDC) String() string {
 func (*KubernetesOIDC) ProtoMessage() {}
 
 func (x *KubernetesOIDC) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3014,7 @@ func (x *KubernetesOIDC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesOIDC.ProtoReflect.Descriptor instead.
 func (*KubernetesOIDC) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{37}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KubernetesOIDC) GetIssuer() string {
@@ -2904,7 +3047,7 @@ type OracleJoin struct {
 
 func (x *OracleJoin) Reset() {
 	*x = OracleJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +3059,7 @@ func (x *OracleJoin) String() string {
 func (*OracleJoin) ProtoMessage() {}
 
 func (x *OracleJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +3072,7 @@ func (x *OracleJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleJoin.ProtoReflect.Descriptor instead.
 func (*OracleJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{38}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OracleJoin) GetAllow() []*OracleRule {
@@ -2951,7 +3094,7 @@ type OracleRule struct {
 
 func (x *OracleRule) Reset() {
 	*x = OracleRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3106,7 @@ func (x *OracleRule) String() string {
 func (*OracleRule) ProtoMessage() {}
 
 func (x *OracleRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3119,7 @@ func (x *OracleRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRule.ProtoReflect.Descriptor instead.
 func (*OracleRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{39}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OracleRule) GetTenancy() string {
@@ -3018,7 +3161,7 @@ type TPMJoin struct {
 
 func (x *TPMJoin) Reset() {
 	*x = TPMJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3173,7 @@ func (x *TPMJoin) String() string {
 func (*TPMJoin) ProtoMessage() {}
 
 func (x *TPMJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3186,7 @@ func (x *TPMJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMJoin.ProtoReflect.Descriptor instead.
 func (*TPMJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{40}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TPMJoin) GetEkcertAllowedCas() []string {
@@ -3073,7 +3216,7 @@ type TPMRule struct {
 
 func (x *TPMRule) Reset() {
 	*x = TPMRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3085,7 +3228,7 @@ func (x *TPMRule) String() string {
 func (*TPMRule) ProtoMessage() {}
 
 func (x *TPMRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3098,7 +3241,7 @@ func (x *TPMRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMRule.ProtoReflect.Descriptor instead.
 func (*TPMRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{41}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TPMRule) GetDescription() string {
@@ -3134,7 +3277,7 @@ type GitHubJoin struct {
 
 func (x *GitHubJoin) Reset() {
 	*x = GitHubJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3289,7 @@ func (x *GitHubJoin) String() string {
 func (*GitHubJoin) ProtoMessage() {}
 
 func (x *GitHubJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3302,7 @@ func (x *GitHubJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitHubJoin.ProtoReflect.Descriptor instead.
 func (*GitHubJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{42}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GitHubJoin) GetEnterpriseServerHost() string {
@@ -3209,7 +3352,7 @@ type GitHubRule struct {
 
 func (x *GitHubRule) Reset() {
 	*x = GitHubRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3221,7 +3364,7 @@ func (x *GitHubRule) String() string {
 func (*GitHubRule) ProtoMessage() {}
 
 func (x *GitHubRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3234,7 +3377,7 @@ func (x *GitHubRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitHubRule.ProtoReflect.Descriptor instead.
 func (*GitHubRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{43}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GitHubRule) GetSub() string {
@@ -3319,7 +3462,7 @@ type GitLabJoin struct {
 
 func (x *GitLabJoin) Reset() {
 	*x = GitLabJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3474,7 @@ func (x *GitLabJoin) String() string {
 func (*GitLabJoin) ProtoMessage() {}
 
 func (x *GitLabJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3487,7 @@ func (x *GitLabJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitLabJoin.ProtoReflect.Descriptor instead.
 func (*GitLabJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{44}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GitLabJoin) GetDomain() string {
@@ -3392,7 +3535,7 @@ type GitLabRule struct {
 
 func (x *GitLabRule) Reset() {
 	*x = GitLabRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3404,7 +3547,7 @@ func (x *GitLabRule) String() string {
 func (*GitLabRule) ProtoMessage() {}
 
 func (x *GitLabRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3417,7 +3560,7 @@ func (x *GitLabRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitLabRule.ProtoReflect.Descriptor instead.
 func (*GitLabRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{45}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GitLabRule) GetSub() string {
@@ -3542,7 +3685,7 @@ type CircleCIJoin struct {
 
 func (x *CircleCIJoin) Reset() {
 	*x = CircleCIJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3697,7 @@ func (x *CircleCIJoin) String() string {
 func (*CircleCIJoin) ProtoMessage() {}
 
 func (x *CircleCIJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3710,7 @@ func (x *CircleCIJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircleCIJoin.ProtoReflect.Descriptor instead.
 func (*CircleCIJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{46}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CircleCIJoin) GetOrganizationId() string {
@@ -3594,7 +3737,7 @@ type CircleCIRule struct {
 
 func (x *CircleCIRule) Reset() {
 	*x = CircleCIRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3749,7 @@ func (x *CircleCIRule) String() string {
 func (*CircleCIRule) ProtoMessage() {}
 
 func (x *CircleCIRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3762,7 @@ func (x *CircleCIRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircleCIRule.ProtoReflect.Descriptor instead.
 func (*CircleCIRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{47}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CircleCIRule) GetProjectId() string {
@@ -3647,7 +3790,7 @@ type SpaceliftJoin struct {
 
 func (x *SpaceliftJoin) Reset() {
 	*x = SpaceliftJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +3802,7 @@ func (x *SpaceliftJoin) String() string {
 func (*SpaceliftJoin) ProtoMessage() {}
 
 func (x *SpaceliftJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +3815,7 @@ func (x *SpaceliftJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceliftJoin.ProtoReflect.Descriptor instead.
 func (*SpaceliftJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{48}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SpaceliftJoin) GetHostname() string {
@@ -3708,7 +3851,7 @@ type SpaceliftRule struct {
 
 func (x *SpaceliftRule) Reset() {
 	*x = SpaceliftRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3720,7 +3863,7 @@ func (x *SpaceliftRule) String() string {
 func (*SpaceliftRule) ProtoMessage() {}
 
 func (x *SpaceliftRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3733,7 +3876,7 @@ func (x *SpaceliftRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceliftRule.ProtoReflect.Descriptor instead.
 func (*SpaceliftRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{49}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SpaceliftRule) GetSpaceId() string {
@@ -3777,7 +3920,7 @@ type TerraformCloudJoin struct {
 
 func (x *TerraformCloudJoin) Reset() {
 	*x = TerraformCloudJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3789,7 +3932,7 @@ func (x *TerraformCloudJoin) String() string {
 func (*TerraformCloudJoin) ProtoMessage() {}
 
 func (x *TerraformCloudJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3802,7 +3945,7 @@ func (x *TerraformCloudJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerraformCloudJoin.ProtoReflect.Descriptor instead.
 func (*TerraformCloudJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{50}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TerraformCloudJoin) GetAudience() string {
@@ -3841,7 +3984,7 @@ type TerraformCloudRule struct {
 
 func (x *TerraformCloudRule) Reset() {
 	*x = TerraformCloudRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3853,7 +3996,7 @@ func (x *TerraformCloudRule) String() string {
 func (*TerraformCloudRule) ProtoMessage() {}
 
 func (x *TerraformCloudRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3866,7 +4009,7 @@ func (x *TerraformCloudRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerraformCloudRule.ProtoReflect.Descriptor instead.
 func (*TerraformCloudRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{51}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TerraformCloudRule) GetOrganizationId() string {
@@ -3929,7 +4072,7 @@ type BitbucketJoin struct {
 
 func (x *BitbucketJoin) Reset() {
 	*x = BitbucketJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4084,7 @@ func (x *BitbucketJoin) String() string {
 func (*BitbucketJoin) ProtoMessage() {}
 
 func (x *BitbucketJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4097,7 @@ func (x *BitbucketJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BitbucketJoin.ProtoReflect.Descriptor instead.
 func (*BitbucketJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{52}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *BitbucketJoin) GetAudience() string {
@@ -3990,7 +4133,7 @@ type BitbucketRule struct {
 
 func (x *BitbucketRule) Reset() {
 	*x = BitbucketRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4145,7 @@ func (x *BitbucketRule) String() string {
 func (*BitbucketRule) ProtoMessage() {}
 
 func (x *BitbucketRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4158,7 @@ func (x *BitbucketRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BitbucketRule.ProtoReflect.Descriptor instead.
 func (*BitbucketRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{53}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *BitbucketRule) GetWorkspaceUuid() string {
@@ -4056,7 +4199,7 @@ type AzureDevopsJoin struct {
 
 func (x *AzureDevopsJoin) Reset() {
 	*x = AzureDevopsJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4211,7 @@ func (x *AzureDevopsJoin) String() string {
 func (*AzureDevopsJoin) ProtoMessage() {}
 
 func (x *AzureDevopsJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4224,7 @@ func (x *AzureDevopsJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureDevopsJoin.ProtoReflect.Descriptor instead.
 func (*AzureDevopsJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{54}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AzureDevopsJoin) GetOrganizationId() string {
@@ -4114,7 +4257,7 @@ type AzureDevopsRule struct {
 
 func (x *AzureDevopsRule) Reset() {
 	*x = AzureDevopsRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4269,7 @@ func (x *AzureDevopsRule) String() string {
 func (*AzureDevopsRule) ProtoMessage() {}
 
 func (x *AzureDevopsRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4282,7 @@ func (x *AzureDevopsRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureDevopsRule.ProtoReflect.Descriptor instead.
 func (*AzureDevopsRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{55}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AzureDevopsRule) GetSub() string {
@@ -4207,7 +4350,7 @@ type Env0Join struct {
 
 func (x *Env0Join) Reset() {
 	*x = Env0Join{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4219,7 +4362,7 @@ func (x *Env0Join) String() string {
 func (*Env0Join) ProtoMessage() {}
 
 func (x *Env0Join) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4232,7 +4375,7 @@ func (x *Env0Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Env0Join.ProtoReflect.Descriptor instead.
 func (*Env0Join) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{56}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Env0Join) GetAllow() []*Env0Rule {
@@ -4261,7 +4404,7 @@ type Env0Rule struct {
 
 func (x *Env0Rule) Reset() {
 	*x = Env0Rule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4273,7 +4416,7 @@ func (x *Env0Rule) String() string {
 func (*Env0Rule) ProtoMessage() {}
 
 func (x *Env0Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4286,7 +4429,7 @@ func (x *Env0Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Env0Rule.ProtoReflect.Descriptor instead.
 func (*Env0Rule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{57}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Env0Rule) GetOrganizationId() string {
@@ -4381,7 +4524,7 @@ type OIDCJoin struct {
 
 func (x *OIDCJoin) Reset() {
 	*x = OIDCJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4536,7 @@ func (x *OIDCJoin) String() string {
 func (*OIDCJoin) ProtoMessage() {}
 
 func (x *OIDCJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4549,7 @@ func (x *OIDCJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OIDCJoin.ProtoReflect.Descriptor instead.
 func (*OIDCJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{58}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *OIDCJoin) GetIssuer() string {
@@ -4456,7 +4599,7 @@ type OIDCRule struct {
 
 func (x *OIDCRule) Reset() {
 	*x = OIDCRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4468,7 +4611,7 @@ func (x *OIDCRule) String() string {
 func (*OIDCRule) ProtoMessage() {}
 
 func (x *OIDCRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4481,7 +4624,7 @@ func (x *OIDCRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OIDCRule.ProtoReflect.Descriptor instead.
 func (*OIDCRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{59}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *OIDCRule) GetMustMatchFields() map[string]*Strings {
@@ -4510,7 +4653,7 @@ type BoundKeypairJoin struct {
 
 func (x *BoundKeypairJoin) Reset() {
 	*x = BoundKeypairJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4522,7 +4665,7 @@ func (x *BoundKeypairJoin) String() string {
 func (*BoundKeypairJoin) ProtoMessage() {}
 
 func (x *BoundKeypairJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4535,7 +4678,7 @@ func (x *BoundKeypairJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairJoin.ProtoReflect.Descriptor instead.
 func (*BoundKeypairJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{60}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *BoundKeypairJoin) GetOnboarding() *BoundKeypairOnboarding {
@@ -4572,7 +4715,7 @@ type BoundKeypairOnboarding struct {
 
 func (x *BoundKeypairOnboarding) Reset() {
 	*x = BoundKeypairOnboarding{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4584,7 +4727,7 @@ func (x *BoundKeypairOnboarding) String() string {
 func (*BoundKeypairOnboarding) ProtoMessage() {}
 
 func (x *BoundKeypairOnboarding) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4597,7 +4740,7 @@ func (x *BoundKeypairOnboarding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairOnboarding.ProtoReflect.Descriptor instead.
 func (*BoundKeypairOnboarding) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{61}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *BoundKeypairOnboarding) GetInitialPublicKey() string {
@@ -4632,7 +4775,7 @@ type BoundKeypairRecovery struct {
 
 func (x *BoundKeypairRecovery) Reset() {
 	*x = BoundKeypairRecovery{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4644,7 +4787,7 @@ func (x *BoundKeypairRecovery) String() string {
 func (*BoundKeypairRecovery) ProtoMessage() {}
 
 func (x *BoundKeypairRecovery) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4657,7 +4800,7 @@ func (x *BoundKeypairRecovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairRecovery.ProtoReflect.Descriptor instead.
 func (*BoundKeypairRecovery) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{62}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *BoundKeypairRecovery) GetLimit() uint32 {
@@ -4693,7 +4836,7 @@ type TokenStatus struct {
 
 func (x *TokenStatus) Reset() {
 	*x = TokenStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4705,7 +4848,7 @@ func (x *TokenStatus) String() string {
 func (*TokenStatus) ProtoMessage() {}
 
 func (x *TokenStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4718,7 +4861,7 @@ func (x *TokenStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenStatus.ProtoReflect.Descriptor instead.
 func (*TokenStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{63}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *TokenStatus) GetVerifier() []byte {
@@ -4792,7 +4935,7 @@ type BoundKeypairStatus struct {
 
 func (x *BoundKeypairStatus) Reset() {
 	*x = BoundKeypairStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4804,7 +4947,7 @@ func (x *BoundKeypairStatus) String() string {
 func (*BoundKeypairStatus) ProtoMessage() {}
 
 func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4817,7 +4960,7 @@ func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairStatus.ProtoReflect.Descriptor instead.
 func (*BoundKeypairStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *BoundKeypairStatus) GetRegistrationSecret() string {
@@ -4898,7 +5041,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4910,7 +5053,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4923,7 +5066,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Server) GetKind() string {
@@ -4979,7 +5122,7 @@ type ServerSpec struct {
 
 func (x *ServerSpec) Reset() {
 	*x = ServerSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4991,7 +5134,7 @@ func (x *ServerSpec) String() string {
 func (*ServerSpec) ProtoMessage() {}
 
 func (x *ServerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5004,7 +5147,7 @@ func (x *ServerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerSpec.ProtoReflect.Descriptor instead.
 func (*ServerSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ServerSpec) GetHostname() string {
@@ -5061,7 +5204,7 @@ type CommandLabel struct {
 
 func (x *CommandLabel) Reset() {
 	*x = CommandLabel{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5073,7 +5216,7 @@ func (x *CommandLabel) String() string {
 func (*CommandLabel) ProtoMessage() {}
 
 func (x *CommandLabel) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5086,7 +5229,7 @@ func (x *CommandLabel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandLabel.ProtoReflect.Descriptor instead.
 func (*CommandLabel) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CommandLabel) GetCommand() []string {
@@ -5126,7 +5269,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5138,7 +5281,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5151,7 +5294,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Instance) GetKind() string {
@@ -5218,7 +5361,7 @@ type InstanceSpec struct {
 
 func (x *InstanceSpec) Reset() {
 	*x = InstanceSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5230,7 +5373,7 @@ func (x *InstanceSpec) String() string {
 func (*InstanceSpec) ProtoMessage() {}
 
 func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5243,7 +5386,7 @@ func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceSpec.ProtoReflect.Descriptor instead.
 func (*InstanceSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *InstanceSpec) GetHostname() string {
@@ -5318,7 +5461,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5330,7 +5473,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5343,7 +5486,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *InstanceStatus) GetGeneration() uint64 {
@@ -5398,7 +5541,7 @@ type LedgerEntry struct {
 
 func (x *LedgerEntry) Reset() {
 	*x = LedgerEntry{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5410,7 +5553,7 @@ func (x *LedgerEntry) String() string {
 func (*LedgerEntry) ProtoMessage() {}
 
 func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5423,7 +5566,7 @@ func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntry.ProtoReflect.Descriptor instead.
 func (*LedgerEntry) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *LedgerEntry) GetKind() string {
@@ -5474,7 +5617,7 @@ type LedgerEntrySpec struct {
 
 func (x *LedgerEntrySpec) Reset() {
 	*x = LedgerEntrySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5486,7 +5629,7 @@ func (x *LedgerEntrySpec) String() string {
 func (*LedgerEntrySpec) ProtoMessage() {}
 
 func (x *LedgerEntrySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5499,7 +5642,7 @@ func (x *LedgerEntrySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntrySpec.ProtoReflect.Descriptor instead.
 func (*LedgerEntrySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *LedgerEntrySpec) GetMethod() string {
@@ -5546,7 +5689,7 @@ type CertAuthority struct {
 
 func (x *CertAuthority) Reset() {
 	*x = CertAuthority{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5558,7 +5701,7 @@ func (x *CertAuthority) String() string {
 func (*CertAuthority) ProtoMessage() {}
 
 func (x *CertAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5571,7 +5714,7 @@ func (x *CertAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthority.ProtoReflect.Descriptor instead.
 func (*CertAuthority) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CertAuthority) GetKind() string {
@@ -5622,7 +5765,7 @@ type CertAuthoritySpec struct {
 
 func (x *CertAuthoritySpec) Reset() {
 	*x = CertAuthoritySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5634,7 +5777,7 @@ func (x *CertAuthoritySpec) String() string {
 func (*CertAuthoritySpec) ProtoMessage() {}
 
 func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5647,7 +5790,7 @@ func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthoritySpec.ProtoReflect.Descriptor instead.
 func (*CertAuthoritySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CertAuthoritySpec) GetType() string {
@@ -5696,7 +5839,7 @@ type CertAuthorityKeys struct {
 
 func (x *CertAuthorityKeys) Reset() {
 	*x = CertAuthorityKeys{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5708,7 +5851,7 @@ func (x *CertAuthorityKeys) String() string {
 func (*CertAuthorityKeys) ProtoMessage() {}
 
 func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5721,7 +5864,7 @@ func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthorityKeys.ProtoReflect.Descriptor instead.
 func (*CertAuthorityKeys) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CertAuthorityKeys) GetSsh() []*SshKeyPair {
@@ -5757,7 +5900,7 @@ type SshKeyPair struct {
 
 func (x *SshKeyPair) Reset() {
 	*x = SshKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5769,7 +5912,7 @@ func (x *SshKeyPair) String() string {
 func (*SshKeyPair) ProtoMessage() {}
 
 func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5782,7 +5925,7 @@ func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshKeyPair.ProtoReflect.Descriptor instead.
 func (*SshKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *SshKeyPair) GetPublicKey() string {
@@ -5810,7 +5953,7 @@ type TlsKeyPair struct {
 
 func (x *TlsKeyPair) Reset() {
 	*x = TlsKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5822,7 +5965,7 @@ func (x *TlsKeyPair) String() string {
 func (*TlsKeyPair) ProtoMessage() {}
 
 func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5835,7 +5978,7 @@ func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsKeyPair.ProtoReflect.Descriptor instead.
 func (*TlsKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *TlsKeyPair) GetCert() string {
@@ -5863,7 +6006,7 @@ type JwtKeyPair struct {
 
 func (x *JwtKeyPair) Reset() {
 	*x = JwtKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5875,7 +6018,7 @@ func (x *JwtKeyPair) String() string {
 func (*JwtKeyPair) ProtoMessage() {}
 
 func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5888,7 +6031,7 @@ func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtKeyPair.ProtoReflect.Descriptor instead.
 func (*JwtKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *JwtKeyPair) GetPublicKey() string {
@@ -5955,14 +6098,15 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x125\n" +
-	"\x04spec\x18\x05 \x01(\v2!.teleport.types.v1.CredentialSpecR\x04spec\"\xf3\x01\n" +
+	"\x04spec\x18\x05 \x01(\v2!.teleport.types.v1.CredentialSpecR\x04spec\"\x99\x02\n" +
 	"\x0eCredentialSpec\x12#\n" +
 	"\rpassword_hash\x18\x01 \x01(\tR\fpasswordHash\x12\x1f\n" +
 	"\vtotp_secret\x18\x02 \x01(\tR\n" +
 	"totpSecret\x12$\n" +
 	"\x0etotp_last_step\x18\x03 \x01(\x03R\ftotpLastStep\x126\n" +
 	"\bfailures\x18\x04 \x03(\v2\x1a.google.protobuf.TimestampR\bfailures\x12=\n" +
-	"\flocked_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlockedUntil\"\xc3\x01\n" +
+	"\flocked_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlockedUntil\x12$\n" +
+	"\x0etotp_device_id\x18\x06 \x01(\tR\ftotpDeviceId\"\xc3\x01\n" +
 	"\tUserToken\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
@@ -6053,13 +6197,14 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x04Rule\x12\x1c\n" +
 	"\tresources\x18\x01 \x03(\tR\tresources\x12\x14\n" +
 	"\x05verbs\x18\x02 \x03(\tR\x05verbs\x12\x14\n" +
-	"\x05where\x18\x03 \x01(\tR\x05where\"\xb9\x01\n" +
+	"\x05where\x18\x03 \x01(\tR\x05where\"\xf0\x01\n" +
 	"\x04Lock\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x12/\n" +
-	"\x04spec\x18\x05 \x01(\v2\x1b.teleport.types.v1.LockSpecR\x04spec\"\xeb\x01\n" +
+	"\x04spec\x18\x05 \x01(\v2\x1b.teleport.types.v1.LockSpecR\x04spec\x125\n" +
+	"\x06status\x18\x06 \x01(\v2\x1d.teleport.types.v1.LockStatusR\x06status\"\xeb\x01\n" +
 	"\bLockSpec\x125\n" +
 	"\x06target\x18\x01 \x01(\v2\x1d.teleport.types.v1.LockTargetR\x06target\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x124\n" +
@@ -6077,7 +6222,16 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"mfa_device\x18\x04 \x01(\tR\tmfaDevice\x12\x1b\n" +
 	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x1d\n" +
 	"\n" +
-	"join_token\x18\x06 \x01(\tR\tjoinToken\"\xc9\x01\n" +
+	"join_token\x18\x06 \x01(\tR\tjoinToken\"\x80\x01\n" +
+	"\n" +
+	"LockStatus\x12\x1c\n" +
+	"\tconfirmed\x18\x01 \x01(\rR\tconfirmed\x12\x1a\n" +
+	"\bexpected\x18\x02 \x01(\rR\bexpected\x128\n" +
+	"\apending\x18\x03 \x03(\v2\x1e.teleport.types.v1.LockPendingR\apending\"`\n" +
+	"\vLockPending\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\"\xc9\x01\n" +
 	"\fClusterAlert\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
@@ -6485,7 +6639,7 @@ func file_teleport_types_v1_types_proto_rawDescGZIP() []byte {
 	return file_teleport_types_v1_types_proto_rawDescData
 }
 
-var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*Strings)(nil),                // 0: teleport.types.v1.Strings
 	(*Metadata)(nil),               // 1: teleport.types.v1.Metadata
@@ -6511,91 +6665,93 @@ var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*Lock)(nil),                   // 21: teleport.types.v1.Lock
 	(*LockSpec)(nil),               // 22: teleport.types.v1.LockSpec
 	(*LockTarget)(nil),             // 23: teleport.types.v1.LockTarget
-	(*ClusterAlert)(nil),           // 24: teleport.types.v1.ClusterAlert
-	(*ClusterAlertSpec)(nil),       // 25: teleport.types.v1.ClusterAlertSpec
-	(*AlertAcknowledgement)(nil),   // 26: teleport.types.v1.AlertAcknowledgement
-	(*Token)(nil),                  // 27: teleport.types.v1.Token
-	(*TokenSpec)(nil),              // 28: teleport.types.v1.TokenSpec
-	(*AWSRule)(nil),                // 29: teleport.types.v1.AWSRule
-	(*AzureJoin)(nil),              // 30: teleport.types.v1.AzureJoin
-	(*AzureRule)(nil),              // 31: teleport.types.v1.AzureRule
-	(*GCPJoin)(nil),                // 32: teleport.types.v1.GCPJoin
-	(*GCPRule)(nil),                // 33: teleport.types.v1.GCPRule
-	(*KubernetesJoin)(nil),         // 34: teleport.types.v1.KubernetesJoin
-	(*KubernetesRule)(nil),         // 35: teleport.types.v1.KubernetesRule
-	(*KubernetesJWKS)(nil),         // 36: teleport.types.v1.KubernetesJWKS
-	(*KubernetesOIDC)(nil),         // 37: teleport.types.v1.KubernetesOIDC
-	(*OracleJoin)(nil),             // 38: teleport.types.v1.OracleJoin
-	(*OracleRule)(nil),             // 39: teleport.types.v1.OracleRule
-	(*TPMJoin)(nil),                // 40: teleport.types.v1.TPMJoin
-	(*TPMRule)(nil),                // 41: teleport.types.v1.TPMRule
-	(*GitHubJoin)(nil),             // 42: teleport.types.v1.GitHubJoin
-	(*GitHubRule)(nil),             // 43: teleport.types.v1.GitHubRule
-	(*GitLabJoin)(nil),             // 44: teleport.types.v1.GitLabJoin
-	(*GitLabRule)(nil),             // 45: teleport.types.v1.GitLabRule
-	(*CircleCIJoin)(nil),           // 46: teleport.types.v1.CircleCIJoin
-	(*CircleCIRule)(nil),           // 47: teleport.types.v1.CircleCIRule
-	(*SpaceliftJoin)(nil),          // 48: teleport.types.v1.SpaceliftJoin
-	(*SpaceliftRule)(nil),          // 49: teleport.types.v1.SpaceliftRule
-	(*TerraformCloudJoin)(nil),     // 50: teleport.types.v1.TerraformCloudJoin
-	(*TerraformCloudRule)(nil),     // 51: teleport.types.v1.TerraformCloudRule
-	(*BitbucketJoin)(nil),          // 52: teleport.types.v1.BitbucketJoin
-	(*BitbucketRule)(nil),          // 53: teleport.types.v1.BitbucketRule
-	(*AzureDevopsJoin)(nil),        // 54: teleport.types.v1.AzureDevopsJoin
-	(*AzureDevopsRule)(nil),        // 55: teleport.types.v1.AzureDevopsRule
-	(*Env0Join)(nil),               // 56: teleport.types.v1.Env0Join
-	(*Env0Rule)(nil),               // 57: teleport.types.v1.Env0Rule
-	(*OIDCJoin)(nil),               // 58: teleport.types.v1.OIDCJoin
-	(*OIDCRule)(nil),               // 59: teleport.types.v1.OIDCRule
-	(*BoundKeypairJoin)(nil),       // 60: teleport.types.v1.BoundKeypairJoin
-	(*BoundKeypairOnboarding)(nil), // 61: teleport.types.v1.BoundKeypairOnboarding
-	(*BoundKeypairRecovery)(nil),   // 62: teleport.types.v1.BoundKeypairRecovery
-	(*TokenStatus)(nil),            // 63: teleport.types.v1.TokenStatus
-	(*BoundKeypairStatus)(nil),     // 64: teleport.types.v1.BoundKeypairStatus
-	(*Server)(nil),                 // 65: teleport.types.v1.Server
-	(*ServerSpec)(nil),             // 66: teleport.types.v1.ServerSpec
-	(*CommandLabel)(nil),           // 67: teleport.types.v1.CommandLabel
-	(*Instance)(nil),               // 68: teleport.types.v1.Instance
-	(*InstanceSpec)(nil),           // 69: teleport.types.v1.InstanceSpec
-	(*InstanceStatus)(nil),         // 70: teleport.types.v1.InstanceStatus
-	(*LedgerEntry)(nil),            // 71: teleport.types.v1.LedgerEntry
-	(*LedgerEntrySpec)(nil),        // 72: teleport.types.v1.LedgerEntrySpec
-	(*CertAuthority)(nil),          // 73: teleport.types.v1.CertAuthority
-	(*CertAuthoritySpec)(nil),      // 74: teleport.types.v1.CertAuthoritySpec
-	(*CertAuthorityKeys)(nil),      // 75: teleport.types.v1.CertAuthorityKeys
-	(*SshKeyPair)(nil),             // 76: teleport.types.v1.SshKeyPair
-	(*TlsKeyPair)(nil),             // 77: teleport.types.v1.TlsKeyPair
-	(*JwtKeyPair)(nil),             // 78: teleport.types.v1.JwtKeyPair
-	nil,                            // 79: teleport.types.v1.Metadata.LabelsEntry
-	nil,                            // 80: teleport.types.v1.UserSpec.TraitsEntry
-	nil,                            // 81: teleport.types.v1.RoleConditions.NodeLabelsEntry
-	nil,                            // 82: teleport.types.v1.TokenSpec.LabelsEntry
-	nil,                            // 83: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	nil,                            // 84: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	nil,                            // 85: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	nil,                            // 86: teleport.types.v1.OIDCRule.GlobFieldsEntry
-	nil,                            // 87: teleport.types.v1.ServerSpec.CmdLabelsEntry
-	nil,                            // 88: teleport.types.v1.InstanceSpec.LabelsEntry
-	nil,                            // 89: teleport.types.v1.InstanceSpec.AttributesEntry
-	(*timestamppb.Timestamp)(nil),  // 90: google.protobuf.Timestamp
+	(*LockStatus)(nil),             // 24: teleport.types.v1.LockStatus
+	(*LockPending)(nil),            // 25: teleport.types.v1.LockPending
+	(*ClusterAlert)(nil),           // 26: teleport.types.v1.ClusterAlert
+	(*ClusterAlertSpec)(nil),       // 27: teleport.types.v1.ClusterAlertSpec
+	(*AlertAcknowledgement)(nil),   // 28: teleport.types.v1.AlertAcknowledgement
+	(*Token)(nil),                  // 29: teleport.types.v1.Token
+	(*TokenSpec)(nil),              // 30: teleport.types.v1.TokenSpec
+	(*AWSRule)(nil),                // 31: teleport.types.v1.AWSRule
+	(*AzureJoin)(nil),              // 32: teleport.types.v1.AzureJoin
+	(*AzureRule)(nil),              // 33: teleport.types.v1.AzureRule
+	(*GCPJoin)(nil),                // 34: teleport.types.v1.GCPJoin
+	(*GCPRule)(nil),                // 35: teleport.types.v1.GCPRule
+	(*KubernetesJoin)(nil),         // 36: teleport.types.v1.KubernetesJoin
+	(*KubernetesRule)(nil),         // 37: teleport.types.v1.KubernetesRule
+	(*KubernetesJWKS)(nil),         // 38: teleport.types.v1.KubernetesJWKS
+	(*KubernetesOIDC)(nil),         // 39: teleport.types.v1.KubernetesOIDC
+	(*OracleJoin)(nil),             // 40: teleport.types.v1.OracleJoin
+	(*OracleRule)(nil),             // 41: teleport.types.v1.OracleRule
+	(*TPMJoin)(nil),                // 42: teleport.types.v1.TPMJoin
+	(*TPMRule)(nil),                // 43: teleport.types.v1.TPMRule
+	(*GitHubJoin)(nil),             // 44: teleport.types.v1.GitHubJoin
+	(*GitHubRule)(nil),             // 45: teleport.types.v1.GitHubRule
+	(*GitLabJoin)(nil),             // 46: teleport.types.v1.GitLabJoin
+	(*GitLabRule)(nil),             // 47: teleport.types.v1.GitLabRule
+	(*CircleCIJoin)(nil),           // 48: teleport.types.v1.CircleCIJoin
+	(*CircleCIRule)(nil),           // 49: teleport.types.v1.CircleCIRule
+	(*SpaceliftJoin)(nil),          // 50: teleport.types.v1.SpaceliftJoin
+	(*SpaceliftRule)(nil),          // 51: teleport.types.v1.SpaceliftRule
+	(*TerraformCloudJoin)(nil),     // 52: teleport.types.v1.TerraformCloudJoin
+	(*TerraformCloudRule)(nil),     // 53: teleport.types.v1.TerraformCloudRule
+	(*BitbucketJoin)(nil),          // 54: teleport.types.v1.BitbucketJoin
+	(*BitbucketRule)(nil),          // 55: teleport.types.v1.BitbucketRule
+	(*AzureDevopsJoin)(nil),        // 56: teleport.types.v1.AzureDevopsJoin
+	(*AzureDevopsRule)(nil),        // 57: teleport.types.v1.AzureDevopsRule
+	(*Env0Join)(nil),               // 58: teleport.types.v1.Env0Join
+	(*Env0Rule)(nil),               // 59: teleport.types.v1.Env0Rule
+	(*OIDCJoin)(nil),               // 60: teleport.types.v1.OIDCJoin
+	(*OIDCRule)(nil),               // 61: teleport.types.v1.OIDCRule
+	(*BoundKeypairJoin)(nil),       // 62: teleport.types.v1.BoundKeypairJoin
+	(*BoundKeypairOnboarding)(nil), // 63: teleport.types.v1.BoundKeypairOnboarding
+	(*BoundKeypairRecovery)(nil),   // 64: teleport.types.v1.BoundKeypairRecovery
+	(*TokenStatus)(nil),            // 65: teleport.types.v1.TokenStatus
+	(*BoundKeypairStatus)(nil),     // 66: teleport.types.v1.BoundKeypairStatus
+	(*Server)(nil),                 // 67: teleport.types.v1.Server
+	(*ServerSpec)(nil),             // 68: teleport.types.v1.ServerSpec
+	(*CommandLabel)(nil),           // 69: teleport.types.v1.CommandLabel
+	(*Instance)(nil),               // 70: teleport.types.v1.Instance
+	(*InstanceSpec)(nil),           // 71: teleport.types.v1.InstanceSpec
+	(*InstanceStatus)(nil),         // 72: teleport.types.v1.InstanceStatus
+	(*LedgerEntry)(nil),            // 73: teleport.types.v1.LedgerEntry
+	(*LedgerEntrySpec)(nil),        // 74: teleport.types.v1.LedgerEntrySpec
+	(*CertAuthority)(nil),          // 75: teleport.types.v1.CertAuthority
+	(*CertAuthoritySpec)(nil),      // 76: teleport.types.v1.CertAuthoritySpec
+	(*CertAuthorityKeys)(nil),      // 77: teleport.types.v1.CertAuthorityKeys
+	(*SshKeyPair)(nil),             // 78: teleport.types.v1.SshKeyPair
+	(*TlsKeyPair)(nil),             // 79: teleport.types.v1.TlsKeyPair
+	(*JwtKeyPair)(nil),             // 80: teleport.types.v1.JwtKeyPair
+	nil,                            // 81: teleport.types.v1.Metadata.LabelsEntry
+	nil,                            // 82: teleport.types.v1.UserSpec.TraitsEntry
+	nil,                            // 83: teleport.types.v1.RoleConditions.NodeLabelsEntry
+	nil,                            // 84: teleport.types.v1.TokenSpec.LabelsEntry
+	nil,                            // 85: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	nil,                            // 86: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	nil,                            // 87: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	nil,                            // 88: teleport.types.v1.OIDCRule.GlobFieldsEntry
+	nil,                            // 89: teleport.types.v1.ServerSpec.CmdLabelsEntry
+	nil,                            // 90: teleport.types.v1.InstanceSpec.LabelsEntry
+	nil,                            // 91: teleport.types.v1.InstanceSpec.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 92: google.protobuf.Timestamp
 }
 var file_teleport_types_v1_types_proto_depIdxs = []int32{
-	79,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
-	90,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
+	81,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
+	92,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
 	1,   // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
 	3,   // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
 	1,   // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
 	5,   // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
 	6,   // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
-	80,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
-	90,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
+	82,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
+	92,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
 	1,   // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
 	8,   // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
-	90,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
-	90,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
+	92,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
+	92,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
 	1,   // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
 	10,  // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
-	90,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
+	92,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
 	1,   // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
 	12,  // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
 	13,  // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
@@ -6605,102 +6761,104 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	16,  // 22: teleport.types.v1.RoleOptions.cert_extensions:type_name -> teleport.types.v1.CertExtension
 	15,  // 23: teleport.types.v1.SSHPortForwarding.local:type_name -> teleport.types.v1.SSHForwarding
 	15,  // 24: teleport.types.v1.SSHPortForwarding.remote:type_name -> teleport.types.v1.SSHForwarding
-	81,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
+	83,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
 	20,  // 26: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
 	18,  // 27: teleport.types.v1.RoleConditions.require_session_join:type_name -> teleport.types.v1.SessionRequirePolicy
 	19,  // 28: teleport.types.v1.RoleConditions.join_sessions:type_name -> teleport.types.v1.SessionJoinPolicy
 	1,   // 29: teleport.types.v1.Lock.metadata:type_name -> teleport.types.v1.Metadata
 	22,  // 30: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
-	23,  // 31: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
-	90,  // 32: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
-	90,  // 33: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
-	1,   // 34: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
-	25,  // 35: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
-	90,  // 36: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
-	26,  // 37: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
-	90,  // 38: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
-	1,   // 39: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
-	28,  // 40: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
-	63,  // 41: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
-	82,  // 42: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
-	83,  // 43: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	84,  // 44: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	29,  // 45: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
-	30,  // 46: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
-	32,  // 47: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
-	34,  // 48: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
-	38,  // 49: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
-	40,  // 50: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
-	42,  // 51: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
-	44,  // 52: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
-	46,  // 53: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
-	48,  // 54: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
-	50,  // 55: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
-	52,  // 56: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
-	54,  // 57: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
-	56,  // 58: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
-	58,  // 59: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
-	60,  // 60: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
-	31,  // 61: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
-	33,  // 62: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
-	35,  // 63: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
-	36,  // 64: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
-	37,  // 65: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
-	39,  // 66: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
-	41,  // 67: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
-	43,  // 68: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
-	45,  // 69: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
-	47,  // 70: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
-	49,  // 71: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
-	51,  // 72: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
-	53,  // 73: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
-	55,  // 74: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
-	57,  // 75: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
-	59,  // 76: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
-	85,  // 77: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	86,  // 78: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
-	61,  // 79: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
-	62,  // 80: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
-	90,  // 81: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
-	90,  // 82: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
-	90,  // 83: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
-	64,  // 84: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
-	90,  // 85: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
-	90,  // 86: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
-	1,   // 87: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
-	66,  // 88: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
-	87,  // 89: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
-	1,   // 90: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
-	69,  // 91: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
-	70,  // 92: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
-	88,  // 93: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
-	89,  // 94: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
-	90,  // 95: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
-	90,  // 96: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
-	1,   // 97: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
-	72,  // 98: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
-	90,  // 99: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
-	1,   // 100: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
-	74,  // 101: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
-	75,  // 102: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	75,  // 103: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	90,  // 104: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
-	76,  // 105: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
-	77,  // 106: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
-	78,  // 107: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
-	0,   // 108: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 109: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 110: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 111: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 112: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 113: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	67,  // 114: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
-	0,   // 115: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
-	116, // [116:116] is the sub-list for method output_type
-	116, // [116:116] is the sub-list for method input_type
-	116, // [116:116] is the sub-list for extension type_name
-	116, // [116:116] is the sub-list for extension extendee
-	0,   // [0:116] is the sub-list for field type_name
+	24,  // 31: teleport.types.v1.Lock.status:type_name -> teleport.types.v1.LockStatus
+	23,  // 32: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
+	92,  // 33: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
+	92,  // 34: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
+	25,  // 35: teleport.types.v1.LockStatus.pending:type_name -> teleport.types.v1.LockPending
+	1,   // 36: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
+	27,  // 37: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
+	92,  // 38: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
+	28,  // 39: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
+	92,  // 40: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
+	1,   // 41: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
+	30,  // 42: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
+	65,  // 43: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
+	84,  // 44: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
+	85,  // 45: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	86,  // 46: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	31,  // 47: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
+	32,  // 48: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
+	34,  // 49: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
+	36,  // 50: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
+	40,  // 51: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
+	42,  // 52: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
+	44,  // 53: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
+	46,  // 54: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
+	48,  // 55: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
+	50,  // 56: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
+	52,  // 57: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
+	54,  // 58: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
+	56,  // 59: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
+	58,  // 60: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
+	60,  // 61: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
+	62,  // 62: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
+	33,  // 63: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
+	35,  // 64: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
+	37,  // 65: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
+	38,  // 66: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
+	39,  // 67: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
+	41,  // 68: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
+	43,  // 69: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
+	45,  // 70: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
+	47,  // 71: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
+	49,  // 72: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
+	51,  // 73: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
+	53,  // 74: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
+	55,  // 75: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
+	57,  // 76: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
+	59,  // 77: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
+	61,  // 78: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
+	87,  // 79: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	88,  // 80: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
+	63,  // 81: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
+	64,  // 82: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
+	92,  // 83: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
+	92,  // 84: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
+	92,  // 85: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
+	66,  // 86: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
+	92,  // 87: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
+	92,  // 88: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
+	1,   // 89: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
+	68,  // 90: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
+	89,  // 91: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
+	1,   // 92: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
+	71,  // 93: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
+	72,  // 94: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
+	90,  // 95: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
+	91,  // 96: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
+	92,  // 97: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
+	92,  // 98: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
+	1,   // 99: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
+	74,  // 100: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
+	92,  // 101: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
+	1,   // 102: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
+	76,  // 103: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
+	77,  // 104: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	77,  // 105: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	92,  // 106: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
+	78,  // 107: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
+	79,  // 108: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
+	80,  // 109: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
+	0,   // 110: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 111: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 112: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 113: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 114: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 115: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	69,  // 116: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	0,   // 117: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_teleport_types_v1_types_proto_init() }
@@ -6710,14 +6868,14 @@ func file_teleport_types_v1_types_proto_init() {
 	}
 	file_teleport_types_v1_types_proto_msgTypes[13].OneofWrappers = []any{}
 	file_teleport_types_v1_types_proto_msgTypes[15].OneofWrappers = []any{}
-	file_teleport_types_v1_types_proto_msgTypes[45].OneofWrappers = []any{}
+	file_teleport_types_v1_types_proto_msgTypes[47].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_types_v1_types_proto_rawDesc), len(file_teleport_types_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   90,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
