@@ -31,6 +31,8 @@ func Check(r *typesv1.Role) error {
 			problems = append(problems, types.Problem{Path: part.path, Text: part.err.Error()})
 		}
 	}
+	checkRules("spec.allow.rules", r.GetSpec().GetAllow().GetRules(), &problems)
+	checkRules("spec.deny.rules", r.GetSpec().GetDeny().GetRules(), &problems)
 	if len(problems) == 0 {
 		return nil
 	}

@@ -33,6 +33,8 @@ const (
 type Checker struct {
 	user  string
 	roles []role
+	// scope is what the conditions of rules see, without a resource.
+	scope scope
 }
 
 // role is a compiled role.
@@ -51,7 +53,7 @@ type condition struct {
 	// loginsBroken says why a login of the role cannot be decided.
 	loginsBroken error
 	labels       selector
-	rules        []*typesv1.Rule
+	rules        []rule
 }
 
 // NewChecker compiles the subject's roles. A value that cannot be understood
@@ -59,7 +61,7 @@ type condition struct {
 // field where it stands under deny: an agent older than the role errs on the
 // safe side. Check finds such values when a role is written.
 func NewChecker(s Subject) *Checker {
-	c := &Checker{user: s.User}
+	c := &Checker{user: s.User, scope: scope{user: s.User, traits: s.Traits}}
 	for _, r := range s.Roles {
 		if r == nil {
 			continue
@@ -78,12 +80,13 @@ func NewChecker(s Subject) *Checker {
 			compiled.ttl = ttl
 		}
 		c.roles = append(c.roles, compiled)
+		c.scope.roles = append(c.scope.roles, compiled.name)
 	}
 	return c
 }
 
 func compileCondition(rc *typesv1.RoleConditions, traits map[string][]string, deny bool) condition {
-	c := condition{labels: compileSelector(rc.GetNodeLabels(), traits), rules: rc.GetRules()}
+	c := condition{labels: compileSelector(rc.GetNodeLabels(), traits), rules: compileRules(rc.GetRules())}
 	for _, text := range rc.GetLogins() {
 		if deny && text == wildcard {
 			c.everyLogin = true
@@ -202,39 +205,6 @@ func (c *Checker) Sees(labels map[string]string) Decision {
 	})
 }
 
-// Verb decides whether the subject may do the verb to resources of the kind.
-func (c *Checker) Verb(kind, verb string) Decision {
-	if kind == "" || verb == "" {
-		return Decision{Rule: ruleAllowRules, Reason: "no kind or no verb was named"}
-	}
-	return c.decide(question{
-		what:    fmt.Sprintf("%s on kind %q", verb, kind),
-		missing: ruleAllowRules,
-		denied: func(r role) string {
-			if matchRules(r.deny.rules, kind, verb) {
-				return ruleDenyRules
-			}
-			return ""
-		},
-		allowed: func(r role) (bool, string) {
-			if matchRules(r.allow.rules, kind, verb) {
-				return true, ruleAllowRules
-			}
-			return false, ""
-		},
-	})
-}
-
-func matchRules(rules []*typesv1.Rule, kind, verb string) bool {
-	return slices.ContainsFunc(rules, func(r *typesv1.Rule) bool {
-		return matchName(r.GetResources(), kind) && matchName(r.GetVerbs(), verb)
-	})
-}
-
-func matchName(names []string, name string) bool {
-	return slices.Contains(names, name) || slices.Contains(names, wildcard)
-}
-
 // Logins returns the operating-system users that any role allows and none
 // denies by name, sorted; they become the principals of the certificate.
 func (c *Checker) Logins() []string {
@@ -278,9 +248,6 @@ func Login(s Subject, login string, labels map[string]string) Decision {
 
 // Sees is Checker.Sees for one decision; to filter a list use a Checker.
 func Sees(s Subject, labels map[string]string) Decision { return NewChecker(s).Sees(labels) }
-
-// Verb is Checker.Verb for one decision.
-func Verb(s Subject, kind, verb string) Decision { return NewChecker(s).Verb(kind, verb) }
 
 // Logins is Checker.Logins for one subject.
 func Logins(s Subject) []string { return NewChecker(s).Logins() }
