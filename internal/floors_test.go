@@ -23,7 +23,7 @@ var floors = []struct {
 	floor    int
 	packages []string
 }{
-	{1, []string{"internal/fault", "internal/version", "api/..."}},
+	{1, []string{"internal/fault", "internal/version", "internal/join/jwk", "api/..."}},
 	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress"}},
 	{3, []string{
 		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
@@ -65,7 +65,7 @@ var (
 // transport and no cloud's SDK, and nothing of ours reaches client-go.
 var (
 	proving = []string{
-		"internal/join/method", "internal/join/egress", "internal/join/jwt", "internal/join/aws", "internal/join/cms",
+		"internal/join/method", "internal/join/egress", "internal/join/jwk", "internal/join/jwt", "internal/join/aws", "internal/join/cms",
 		"internal/join/token", "internal/join/iam", "internal/join/ec2", "internal/join/azure", "internal/join/gcp", "internal/join/kubernetes",
 		"internal/join/oracle", "internal/join/oidc", "internal/join/tpm", "internal/join/boundkeypair", "internal/join/all",
 	}

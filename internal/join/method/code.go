@@ -11,6 +11,8 @@ const (
 	CodeProofExpired = "proof_expired"
 	// CodeProofNotYetValid: the proof is from the future.
 	CodeProofNotYetValid = "proof_not_yet_valid"
+	// CodeProofLifetime: the proof is good for longer than the method accepts.
+	CodeProofLifetime = "proof_lifetime"
 	// CodeProofReplayed: the proof was used before.
 	CodeProofReplayed = "proof_replayed"
 	// CodeProofAudience: the proof was made for somebody else.
