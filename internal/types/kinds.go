@@ -53,7 +53,7 @@ func (k KindInfo) Version() string { return k.versions[len(k.versions)-1] }
 func kindNames() []string {
 	return []string{
 		KindClusterName, KindCertAuthority, KindUser, KindCredential, KindUserToken, KindRole, KindToken,
-		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry,
+		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry, KindLock, KindClusterAlert,
 	}
 }
 
@@ -84,6 +84,10 @@ func row(name string) (KindInfo, bool) {
 		return instanceKind(), true
 	case KindLedgerEntry:
 		return ledgerEntryKind(), true
+	case KindLock:
+		return lockKind(), true
+	case KindClusterAlert:
+		return alertKind(), true
 	}
 	return KindInfo{}, false
 }

@@ -102,6 +102,10 @@ func minimal(kind string) types.Resource {
 		r.Spec = &typesv1.ServerSpec{Hostname: "host"}
 	case *typesv1.Instance:
 		r.Spec = &typesv1.InstanceSpec{Hostname: "host"}
+	case *typesv1.Lock:
+		r.Spec = &typesv1.LockSpec{Target: &typesv1.LockTarget{User: "alice"}}
+	case *typesv1.ClusterAlert:
+		r.Spec = &typesv1.ClusterAlertSpec{Message: "look here"}
 	}
 	return r
 }

@@ -31,7 +31,7 @@ func PresetRoles() []*typesv1.Role {
 			Rules: []*typesv1.Rule{{
 				Resources: []string{
 					KindUser, KindRole, KindToken, KindNode, KindProxy, KindAuthServer, KindInstance,
-					KindCertAuthority, KindEvent, KindSession,
+					KindCertAuthority, KindEvent, KindSession, KindLock, KindClusterAlert,
 				},
 				Verbs: []string{Wildcard},
 			}},
@@ -39,7 +39,7 @@ func PresetRoles() []*typesv1.Role {
 		preset(PresetAuditor, "Review cluster events and sessions", &typesv1.RoleConditions{
 			Rules: []*typesv1.Rule{
 				{Resources: []string{KindEvent, KindSession}, Verbs: reads},
-				{Resources: []string{KindNode}, Verbs: reads},
+				{Resources: []string{KindNode, KindLock, KindClusterAlert}, Verbs: reads},
 			},
 		}),
 	}

@@ -33,6 +33,8 @@ const (
 	KindAuthServer    = "auth_server"
 	KindInstance      = "instance"
 	KindLedgerEntry   = "ledger_entry"
+	KindLock          = "lock"
+	KindClusterAlert  = "cluster_alert"
 	// KindEvent and KindSession are not resources but may be named in role rules.
 	KindEvent   = "event"
 	KindSession = "session"
