@@ -35,6 +35,9 @@ type Checker struct {
 	roles []role
 	// scope is what the conditions of rules see, without a resource.
 	scope scope
+	// locks are those in force.
+	locks               []*typesv1.Lock
+	serverID, mfaDevice string
 }
 
 // role is a compiled role.
@@ -61,7 +64,7 @@ type condition struct {
 // field where it stands under deny: an agent older than the role errs on the
 // safe side. Check finds such values when a role is written.
 func NewChecker(s Subject) *Checker {
-	c := &Checker{user: s.User, scope: scope{user: s.User, traits: s.Traits}}
+	c := &Checker{user: s.User, scope: scope{user: s.User, traits: s.Traits}, locks: s.Locks, serverID: s.ServerID, mfaDevice: s.MFADevice}
 	for _, r := range s.Roles {
 		if r == nil {
 			continue
@@ -118,6 +121,8 @@ func (c condition) deniesLogin(login string) bool {
 type question struct {
 	// what is asked, for the reason.
 	what string
+	// login is the operating-system user that is asked for, if there is one.
+	login string
 	// denied returns the field by which the role refuses, or "".
 	denied func(role) string
 	// allowed returns whether the role allows, and the field that decided; a
@@ -127,9 +132,12 @@ type question struct {
 	missing string
 }
 
-// decide is the algebra: a denial by any role wins; then one role must allow;
+// decide is the algebra: a lock refuses; a denial by any role wins; then one role must allow;
 // otherwise no.
 func (c *Checker) decide(q question) Decision {
+	if d, locked := c.locked(q.login); locked {
+		return d
+	}
 	for _, r := range c.roles {
 		if rule := q.denied(r); rule != "" {
 			return Decision{Role: r.name, Rule: rule, Reason: fmt.Sprintf("role %q refuses %s by %s", r.name, q.what, rule)}
@@ -162,6 +170,7 @@ func (c *Checker) Login(login string, labels map[string]string) Decision {
 	}
 	return c.decide(question{
 		what:    fmt.Sprintf("login %q on this node", login),
+		login:   login,
 		missing: ruleAllowLogins,
 		denied: func(r role) string {
 			switch {
