@@ -15,9 +15,15 @@ import (
 
 // Conn is an authenticated connection.
 type Conn struct {
-	ssh      *ssh.ServerConn
-	login    *Login
+	ssh   *ssh.ServerConn
+	login *Login
+	live  live
+	// sessions counts those that are open or being opened; noMore is set when the
+	// client says that it will open no more.
 	sessions atomic.Int64
+	noMore   atomic.Bool
+	// active is the time of LastActive.
+	active atomic.Int64
 }
 
 // User is the operating-system user that the client logs in as.
@@ -39,10 +45,14 @@ func (c *Conn) ID() string { return hex.EncodeToString(c.ssh.SessionID()) }
 // for its sessions.
 func (s *Server) serve(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
+	c.touch()
+	if s.cfg.Connected != nil {
+		defer s.cfg.Connected(ctx, c)()
+	}
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer cancel()
-	work.Go(func() { serveGlobal(reqs) })
+	work.Go(func() { serveGlobal(c, reqs) })
 	work.Go(func() { s.keepAlive(ctx, c) })
 	for nc := range chans {
 		s.channel(ctx, c, nc, &work)
@@ -51,6 +61,7 @@ func (s *Server) serve(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel
 
 // channel accepts a session or refuses, saying why.
 func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *sync.WaitGroup) {
+	c.touch()
 	switch nc.ChannelType() {
 	case "session":
 	case "direct-tcpip", "direct-streamlocal@openssh.com":
@@ -60,7 +71,15 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 		_ = nc.Reject(ssh.UnknownChannelType, "channel type "+printable(nc.ChannelType())+" is not supported")
 		return
 	}
-	if c.sessions.Add(1) > int64(s.cfg.MaxSessions) {
+	if c.noMore.Load() {
+		_ = nc.Reject(ssh.Prohibited, "the client said that it would open no more sessions")
+		return
+	}
+	limit := s.cfg.MaxSessions
+	if c.login.MaxSessions > 0 {
+		limit = min(limit, c.login.MaxSessions)
+	}
+	if c.sessions.Add(1) > int64(limit) {
 		c.sessions.Add(-1)
 		_ = nc.Reject(ssh.ResourceShortage, "too many sessions on this connection: close one or connect again")
 		return
@@ -79,13 +98,25 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 
 // serveGlobal answers requests that are not about a channel. Only keepalives are
 // known: forwarding of ports is refused.
-func serveGlobal(reqs <-chan *ssh.Request) {
+func serveGlobal(c *Conn, reqs <-chan *ssh.Request) {
 	for r := range reqs {
-		_ = r.Reply(r.Type == keepAliveRequest, nil)
+		switch r.Type {
+		case keepAliveRequest:
+			_ = r.Reply(true, nil)
+		case noMoreSessions:
+			c.noMore.Store(true)
+			_ = r.Reply(true, nil)
+		default:
+			_ = r.Reply(false, nil)
+		}
 	}
 }
 
-const keepAliveRequest = "keepalive@openssh.com"
+// Global requests of OpenSSH's PROTOCOL document.
+const (
+	keepAliveRequest = "keepalive@openssh.com"
+	noMoreSessions   = "no-more-sessions@openssh.com"
+)
 
 var errNoAnswer = errors.New("the client does not answer keepalives")
 

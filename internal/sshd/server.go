@@ -44,6 +44,12 @@ type Login struct {
 	CriticalOptions map[string]string
 	// NoTerminal refuses pseudo terminals.
 	NoTerminal bool
+	// MaxSessions bounds the session channels of the connection further than the
+	// Config does; 0 does not.
+	MaxSessions int
+	// Ended, if not nil, is called once when the connection is over. Authorize sets
+	// it when it allows and has something to give back.
+	Ended func()
 }
 
 // Config says how a Server behaves. HostSigners, Authenticate, Session and Log
@@ -58,6 +64,10 @@ type Config struct {
 	// Authorize is asked after the peer proved that it holds the key. The text of a
 	// *Refusal is shown to the user. Nil allows.
 	Authorize func(ctx context.Context, meta ssh.ConnMetadata, login *Login) error
+	// Connected is told of each connection that has logged in before anything is
+	// opened on it; ctx ends with it. What it returns is called when all of it is
+	// over. It may be nil.
+	Connected func(ctx context.Context, c *Conn) (ended func())
 	// Session runs what the client asked for on a session channel and returns how
 	// it ended. ctx ends when the channel or the connection does.
 	Session func(ctx context.Context, s *Session) Exit
@@ -158,7 +168,13 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 		s.cfg.Log.WarnContext(ctx, "ssh connection refused", "remote", addrText(remote), "error", err)
 		return
 	}
-	conn, chans, reqs, err := s.handshake(ctx, newBuffered(nc))
+	var granted *Login
+	defer func() {
+		if granted != nil && granted.Ended != nil {
+			granted.Ended()
+		}
+	}()
+	conn, chans, reqs, err := s.handshake(ctx, newBuffered(nc), &granted)
 	if slot.Leave() && err != nil {
 		err = fmt.Errorf("closed to make room for other connections: %w", err)
 	}
@@ -172,12 +188,13 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn) {
 }
 
 // handshake does version exchange, key exchange and authentication inside the
-// deadline. It closes the connection when it fails.
-func (s *Server) handshake(ctx context.Context, nc *buffered) (*Conn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
+// deadline. It closes the connection when it fails. granted is set to the login that
+// Authorize allowed, which the rest of the handshake may still fail after.
+func (s *Server) handshake(ctx context.Context, nc *buffered, granted **Login) (*Conn, <-chan ssh.NewChannel, <-chan *ssh.Request, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = nc.abort() })
-	cfg := s.serverConfig(ctx)
+	cfg := s.serverConfig(ctx, granted)
 	for _, k := range s.cfg.HostSigners() {
 		cfg.AddHostKey(k)
 	}
@@ -211,7 +228,7 @@ type loginKey struct{}
 
 // serverConfig is made for each connection: host keys change, and the callbacks
 // need the connection's context.
-func (s *Server) serverConfig(ctx context.Context) *ssh.ServerConfig {
+func (s *Server) serverConfig(ctx context.Context, granted **Login) *ssh.ServerConfig {
 	return &ssh.ServerConfig{
 		Config:                  algorithms(),
 		PublicKeyAuthAlgorithms: publicKeyAlgorithms(),
@@ -240,6 +257,7 @@ func (s *Server) serverConfig(ctx context.Context) *ssh.ServerConfig {
 			if err := s.cfg.Authorize(ctx, meta, login); err != nil {
 				return nil, shown(err)
 			}
+			*granted = login
 			return perms, nil
 		},
 	}

@@ -100,6 +100,7 @@ func (s *Session) Traffic() (received, sent int64) { return s.received.Load(), s
 func (s *Session) Read(p []byte) (int, error) {
 	n, err := s.ch.Read(p)
 	s.received.Add(int64(n))
+	s.conn.touch()
 	return n, err
 }
 
@@ -107,6 +108,9 @@ func (s *Session) Read(p []byte) (int, error) {
 func (s *Session) Write(p []byte) (int, error) {
 	n, err := s.ch.Write(p)
 	s.sent.Add(int64(n))
+	if s.pty == nil {
+		s.conn.touch()
+	}
 	return n, err
 }
 
@@ -123,6 +127,9 @@ type Stderr struct{ s *Session }
 func (e *Stderr) Write(p []byte) (int, error) {
 	n, err := e.s.ch.Stderr().Write(p)
 	e.s.sent.Add(int64(n))
+	if e.s.pty == nil {
+		e.s.conn.touch()
+	}
 	return n, err
 }
 
@@ -134,8 +141,11 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	se := &Session{conn: c, cfg: &s.cfg, id: uuid.NewString(), ch: ch}
+	c.live.add(se)
 	var run sync.WaitGroup
 	defer func() {
+		c.touch()
+		c.live.remove(se)
 		cancel()
 		_ = ch.Close()
 		run.Wait()
@@ -144,6 +154,7 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 	}()
 	started := false
 	for r := range reqs {
+		c.touch()
 		if ok := s.start(se, r, &started); ok {
 			// The answer goes first: the client must not see output before it.
 			_ = r.Reply(true, nil)

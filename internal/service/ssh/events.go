@@ -106,7 +106,7 @@ func (r *record) end(ctx context.Context, exit sshd.Exit, failure error) {
 		more["transfers"] = sum
 	}
 	events = append(events, r.event(audit.SessionLeave, nil), r.event(audit.SessionEnd, more))
-	r.s.emitLate(ctx, events)
+	r.s.emitLate(ctx, events...)
 }
 
 // execEvents tell what was run, and which files the old scp protocol moved.

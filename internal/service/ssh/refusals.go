@@ -93,12 +93,12 @@ func (s *Service) reportRefusals(ctx context.Context) {
 		if len(events) == 0 {
 			continue
 		}
-		s.emitLate(ctx, events)
+		s.emitLate(ctx, events...)
 	}
 }
 
 // emitLate stores events even if ctx has ended.
-func (s *Service) emitLate(ctx context.Context, events []*auditv1.Event) {
+func (s *Service) emitLate(ctx context.Context, events ...*auditv1.Event) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	if err := s.cfg.Emit(ctx, events...); err != nil {

@@ -59,6 +59,7 @@ type Service struct {
 	book     *loginBook
 	metrics  *metrics
 	refusals *refusals
+	live     *registry
 
 	mu      sync.Mutex
 	stopped bool
@@ -86,11 +87,12 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}}
+	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}, live: newRegistry()}
 	s.server, err = sshd.New(sshd.Config{
 		HostSigners:  s.hostSigners,
 		Authenticate: s.authenticate,
 		Authorize:    s.authorize,
+		Connected:    s.connected,
 		Session:      s.session,
 		Subsystems:   []string{subsystemSFTP},
 		AcceptEnv:    acceptEnv,
