@@ -64,10 +64,7 @@ func everyLabel() map[string]*typesv1.Strings {
 }
 
 func validateRole(r *typesv1.Role, c *checker) {
-	if ttl := r.GetSpec().GetOptions().GetMaxSessionTtl(); ttl != "" {
-		_, err := ParseDuration(ttl)
-		c.check("spec.options.max_session_ttl", err)
-	}
+	validateOptions(r, c)
 	validateConditions("spec.allow", r.GetSpec().GetAllow(), c)
 	validateConditions("spec.deny", r.GetSpec().GetDeny(), c)
 }
