@@ -55,6 +55,8 @@ var (
 	RoleUpdate          = Kind{"role.updated", "T9002I"}
 	NodeDelete          = Kind{"node.delete", "TND00I"}
 	InstanceDelete      = Kind{"instance.delete", "TIN00I"}
+	LockCreate          = Kind{"lock.created", "TLK00I"}
+	LockDelete          = Kind{"lock.deleted", "TLK01I"}
 )
 
 // Kinds lists every kind.
@@ -64,7 +66,7 @@ func Kinds() []Kind {
 		SessionStart, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
 		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, ClientDisconnect,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
-		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete,
+		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete, LockCreate, LockDelete,
 	}
 }
 
