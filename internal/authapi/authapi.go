@@ -45,9 +45,20 @@ func (c Config) checked() (Config, error) {
 	return c, nil
 }
 
-// verb asks whether the caller of ctx may do the verb to the kind.
-func (c Config) verb(ctx context.Context, kind, verb string) error {
-	return c.Authorizer.Verb(ctx, rpc.CallerFrom(ctx), kind, verb)
+// verb asks whether the caller of ctx may do the verb to the resource, in the place
+// of one of the kind.
+func (c Config) verb(ctx context.Context, kind, verb string, r types.Resource) error {
+	return c.Authorizer.Verb(ctx, rpc.CallerFrom(ctx), kind, verb, r)
+}
+
+// some asks whether the caller of ctx may do the verb to any of the kind, and returns
+// to which.
+func (c Config) some(ctx context.Context, kind, verb string) (func(types.Resource) bool, error) {
+	may, err := c.Authorizer.Some(ctx, rpc.CallerFrom(ctx), kind, verb)
+	if may == nil {
+		may = func(types.Resource) bool { return true }
+	}
+	return may, err
 }
 
 // event makes an audit event of something that the caller of ctx did.

@@ -21,7 +21,7 @@ func (s *ResourceServer) DeleteResource(ctx context.Context, req *resourcev1.Del
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.verb(ctx, info.Name, types.VerbDelete); err != nil {
+	if _, err := s.cfg.some(ctx, info.Name, types.VerbDelete); err != nil {
 		return nil, err
 	}
 	remove, ok := removers(info.Name)
@@ -31,6 +31,9 @@ func (s *ResourceServer) DeleteResource(ctx context.Context, req *resourcev1.Del
 	for range upsertTries {
 		var old types.Resource
 		if old, err = s.cfg.Store.Get(ctx, info.Name, req.GetName()); err != nil {
+			return nil, err
+		}
+		if err = s.cfg.verb(ctx, info.Name, types.VerbDelete, old); err != nil {
 			return nil, err
 		}
 		tx := s.cfg.Store.Tx()

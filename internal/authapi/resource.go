@@ -101,13 +101,12 @@ func pack(page []types.Resource, see func(types.Resource) bool) ([]*anypb.Any, i
 	return out, bytes, nil
 }
 
-// visible returns what the caller may see of a kind: everything with the verb; of
-// nodes, without it, those that its roles match.
+// visible returns what the caller may see of a kind: what it may do the verb to; of
+// nodes also those that its roles match.
 func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(types.Resource) bool, error) {
-	everything := func(types.Resource) bool { return true }
 	caller := rpc.CallerFrom(ctx)
 	if kind != types.KindNode || caller.User() == nil {
-		return everything, s.cfg.Authorizer.Verb(ctx, caller, kind, verb)
+		return s.cfg.some(ctx, kind, verb)
 	}
 	subject, err := s.cfg.Authorizer.Subject(ctx, caller)
 	if err != nil {
@@ -115,11 +114,11 @@ func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(t
 	}
 	checker := access.NewChecker(subject)
 	if checker.Verb(kind, verb).Allowed {
-		return everything, nil
+		return func(types.Resource) bool { return true }, nil
 	}
 	return func(r types.Resource) bool {
 		server, ok := r.(*typesv1.Server)
-		return ok && checker.Sees(types.ServerLabels(server)).Allowed
+		return ok && (checker.Sees(types.ServerLabels(server)).Allowed || checker.VerbOn(kind, verb, r).Allowed)
 	}, nil
 }
 
@@ -204,6 +203,9 @@ func (s *ResourceServer) UpsertResource(ctx context.Context, req *resourcev1.Ups
 type write struct {
 	resource types.Resource
 	rules    rules
+	// verbs are those that the caller needs on the resource as it is stored; on the one
+	// that it replaces the caller needs update.
+	verbs []string
 }
 
 // writing unpacks and checks what a caller with the verbs wants to write.
@@ -217,7 +219,7 @@ func (s *ResourceServer) writing(ctx context.Context, packed *anypb.Any, verbs .
 		return nil, err
 	}
 	for _, v := range verbs {
-		if err := s.cfg.verb(ctx, info.Name, v); err != nil {
+		if _, err := s.cfg.some(ctx, info.Name, v); err != nil {
 			return nil, err
 		}
 	}
@@ -236,7 +238,7 @@ func (s *ResourceServer) writing(ctx context.Context, packed *anypb.Any, verbs .
 	if e := r.GetMetadata().GetExpires(); e != nil && !e.AsTime().After(s.cfg.Now()) {
 		return nil, fault.Invalid("metadata.expires: %s has passed", e.AsTime().UTC().Format("2006-01-02 15:04:05 UTC"))
 	}
-	return &write{resource: r, rules: kindRules}, nil
+	return &write{resource: r, rules: kindRules, verbs: verbs}, nil
 }
 
 func (s *ResourceServer) commitNew(ctx context.Context, w *write) error {
@@ -244,13 +246,34 @@ func (s *ResourceServer) commitNew(ctx context.Context, w *write) error {
 	if err := w.rules.complete(ctx, s, tx, w.resource, nil); err != nil {
 		return err
 	}
+	if err := s.mayWrite(ctx, w); err != nil {
+		return err
+	}
 	return tx.Create(w.resource).Emit(event(ctx, w.rules.created, w.rules.fields(w.resource))).Commit(ctx)
 }
 
-// commitOver replaces old, whose revision w.resource carries.
+// mayWrite asks about the resource as it will be stored: names and roles are spelled
+// as the cluster spells them, and what Auth decides is filled in.
+func (s *ResourceServer) mayWrite(ctx context.Context, w *write) error {
+	for _, v := range w.verbs {
+		if err := s.cfg.verb(ctx, w.resource.GetKind(), v, w.resource); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commitOver replaces old, whose revision w.resource carries. Who may write only
+// some resources may neither change another one nor make another one of it.
 func (s *ResourceServer) commitOver(ctx context.Context, w *write, old types.Resource) error {
+	if err := s.cfg.verb(ctx, old.GetKind(), types.VerbUpdate, old); err != nil {
+		return err
+	}
 	tx := s.cfg.Store.Tx()
 	if err := w.rules.complete(ctx, s, tx, w.resource, old); err != nil {
+		return err
+	}
+	if err := s.mayWrite(ctx, w); err != nil {
 		return err
 	}
 	return tx.Update(w.resource).Emit(event(ctx, w.rules.updated, w.rules.fields(w.resource))).Commit(ctx)

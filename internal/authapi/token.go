@@ -74,6 +74,9 @@ func (s *TokenServer) CreateToken(ctx context.Context, req *tokenv1.CreateTokenR
 	if err := types.Check(token); err != nil {
 		return nil, err
 	}
+	if err := s.cfg.verb(ctx, types.KindToken, types.VerbCreate, token); err != nil {
+		return nil, err
+	}
 	err = s.cfg.Store.Tx().Create(token).Emit(event(ctx, audit.JoinTokenCreate, tokenFields(token))).Commit(ctx)
 	if errors.Is(err, fault.ErrExists) {
 		return nil, fault.Exists("there is a token with this secret already: its id is %s", key.ID)
@@ -122,6 +125,12 @@ func (s *TokenServer) ListTokens(ctx context.Context, _ *tokenv1.ListTokensReque
 	if err != nil {
 		return nil, err
 	}
+	may, err := s.cfg.some(ctx, types.KindToken, types.VerbList)
+	if err != nil {
+		return nil, err
+	}
+	tokens = slices.DeleteFunc(tokens, func(t *typesv1.Token) bool { return !may(t) })
+	links = slices.DeleteFunc(links, func(t *typesv1.UserToken) bool { return !may(t) })
 	out := make([]*tokenv1.ListedToken, 0, len(tokens)+len(links))
 	for _, t := range tokens {
 		out = append(out, &tokenv1.ListedToken{
@@ -181,6 +190,9 @@ func (s *TokenServer) DeleteToken(ctx context.Context, req *tokenv1.DeleteTokenR
 func (s *TokenServer) remove(ctx context.Context, tx *store.Tx, id string) error {
 	r, err := s.cfg.Store.Get(ctx, types.KindToken, id)
 	if err == nil {
+		if err := s.cfg.verb(ctx, types.KindToken, types.VerbDelete, r); err != nil {
+			return err
+		}
 		return removeToken(ctx, s.cfg, tx, r)
 	}
 	if !errors.Is(err, fault.ErrNotFound) {
@@ -191,6 +203,11 @@ func (s *TokenServer) remove(ctx context.Context, tx *store.Tx, id string) error
 		return fault.NotFound("there is no token with this id: `tctl tokens ls` shows those that there are")
 	}
 	if err != nil {
+		return err
+	}
+	// A role that may delete only some tokens says so by the fields of join tokens, which
+	// a link does not have: it is refused.
+	if err := s.cfg.verb(ctx, types.KindToken, types.VerbDelete, link); err != nil {
 		return err
 	}
 	deleteAt(tx, link)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	auditv1 "teleport/api/audit/v1"
 	typesv1 "teleport/api/types/v1"
@@ -55,7 +56,8 @@ func (a *Authorizer) WithUsers(user UserFunc) *Authorizer {
 
 // Authorize decides whether the caller may make a call of the method, named
 // "/package.Service/Method". Where the row names a kind and a verb the caller's
-// roles are asked; where it leaves that to the handler, the handler calls Verb.
+// roles are asked; where it leaves that to the handler, the handler calls Verb or
+// Some.
 func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMethod string) error {
 	r, ok := table[fullMethod]
 	if !ok {
@@ -68,6 +70,10 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 		return nil
 	}
 	if err := a.exists(ctx, caller); err != nil || r.kind == "" {
+		return err
+	}
+	if r.resource {
+		_, err := a.Some(ctx, caller, r.kind, r.verb)
 		return err
 	}
 	return a.Verb(ctx, caller, r.kind, r.verb)
@@ -88,28 +94,72 @@ func (a *Authorizer) exists(ctx context.Context, caller rpc.Caller) error {
 	return nil
 }
 
-// Verb decides whether the caller may do the verb to resources of the kind. The
-// local administrator may; a user needs a role that allows it; nobody else may.
-func (a *Authorizer) Verb(ctx context.Context, caller rpc.Caller, kind, verb string) error {
+// Verb decides whether the caller may do the verb to each of the resources, which
+// are of the kind or stand for one. The local administrator may; a user needs a role
+// that allows it; nobody else may. Without resources the question is about all of
+// the kind, and a role whose condition asks about the resource does not help.
+func (a *Authorizer) Verb(ctx context.Context, caller rpc.Caller, kind, verb string, on ...types.Resource) error {
+	checker, err := a.checker(ctx, caller, kind, verb)
+	if checker == nil || err != nil {
+		return err
+	}
+	if len(on) == 0 {
+		return a.verdict(ctx, caller, checker.Verb(kind, verb), kind, verb)
+	}
+	for _, r := range on {
+		if err := a.verdict(ctx, caller, checker.VerbOn(kind, verb, r), kind, verb); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Some decides whether there may be resources of the kind that the caller may do the
+// verb to, and returns which: the function is nil if the answer is all of them.
+func (a *Authorizer) Some(ctx context.Context, caller rpc.Caller, kind, verb string) (func(types.Resource) bool, error) {
+	checker, err := a.checker(ctx, caller, kind, verb)
+	if checker == nil || err != nil {
+		return nil, err
+	}
+	if err := a.verdict(ctx, caller, checker.VerbSome(kind, verb), kind, verb); err != nil {
+		return nil, err
+	}
+	if checker.Verb(kind, verb).Allowed {
+		return nil, nil
+	}
+	return func(r types.Resource) bool { return checker.VerbOn(kind, verb, r).Allowed }, nil
+}
+
+// checker returns what decides about a user; it is nil for the local administrator,
+// who may do everything.
+func (a *Authorizer) checker(ctx context.Context, caller rpc.Caller, kind, verb string) (*access.Checker, error) {
 	if caller.Local {
-		return nil
+		return nil, nil
 	}
 	if caller.User() == nil {
 		err := denied(fmt.Sprintf("%q is no user, and only users act on resources", caller.Name()), "access denied: only users may %s %s", verb, kind)
 		if caller.Anonymous() {
 			err = unauthenticated()
 		}
-		return a.refuse(ctx, caller, err, "kind", kind, "verb", verb)
+		return nil, a.refuse(ctx, caller, err, "kind", kind, "verb", verb)
 	}
 	subject, err := a.Subject(ctx, caller)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	d := access.Verb(subject, kind, verb)
+	return access.NewChecker(subject), nil
+}
+
+// verdict turns a decision into an error, or none.
+func (a *Authorizer) verdict(ctx context.Context, caller rpc.Caller, d access.Decision, kind, verb string) error {
 	if d.Allowed {
 		return nil
 	}
-	err = denied(d.Reason, "access denied: your roles do not allow you to %s %s", verb, kind)
+	this := ""
+	if strings.HasSuffix(d.Rule, ".where") {
+		this = "this "
+	}
+	err := denied(d.Reason, "access denied: your roles do not allow you to %s %s%s", verb, this, kind)
 	return a.refuse(ctx, caller, err, "kind", kind, "verb", verb)
 }
 

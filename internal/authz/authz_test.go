@@ -333,3 +333,46 @@ func TestMayAnnounce(t *testing.T) {
 		})
 	}
 }
+
+// TestConditions: a role with a condition passes the table, and is asked about each
+// resource.
+func TestConditions(t *testing.T) {
+	a := authz.New(func(context.Context, []string) ([]*typesv1.Role, error) {
+		return []*typesv1.Role{{Metadata: &typesv1.Metadata{Name: "r"}, Spec: &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{Rules: []*typesv1.Rule{
+			{Resources: []string{types.KindToken}, Verbs: []string{types.VerbCreate}, Where: `contains_all(set("Node"), resource.spec.roles)`},
+			{Resources: []string{types.KindRole}, Verbs: []string{types.VerbList}},
+		}}}}}, nil
+	})
+	token := func(roles ...string) types.Resource { return &typesv1.Token{Spec: &typesv1.TokenSpec{Roles: roles}} }
+	ctx, bob := t.Context(), user("r")
+	for name, tt := range map[string]struct {
+		err  error
+		want error
+	}{
+		"row":             {a.Authorize(ctx, bob, tokenv1.TokenService_CreateToken_FullMethodName), nil},
+		"row_of_another":  {a.Authorize(ctx, bob, tokenv1.TokenService_ListTokens_FullMethodName), fault.ErrDenied},
+		"met":             {a.Verb(ctx, bob, types.KindToken, types.VerbCreate, token("Node")), nil},
+		"not_met":         {a.Verb(ctx, bob, types.KindToken, types.VerbCreate, token("Proxy")), fault.ErrDenied},
+		"one_of_two":      {a.Verb(ctx, bob, types.KindToken, types.VerbCreate, token("Node"), token("Proxy")), fault.ErrDenied},
+		"no_resource":     {a.Verb(ctx, bob, types.KindToken, types.VerbCreate), fault.ErrDenied},
+		"nil_resource":    {a.Verb(ctx, bob, types.KindToken, types.VerbCreate, nil), fault.ErrDenied},
+		"local":           {a.Verb(ctx, rpc.Caller{Local: true}, types.KindToken, types.VerbCreate, token("Auth")), nil},
+		"host":            {a.Verb(ctx, host("", types.RoleNode), types.KindToken, types.VerbCreate, token("Node")), fault.ErrDenied},
+		"anonymous":       {a.Verb(ctx, rpc.Caller{}, types.KindToken, types.VerbCreate, token("Node")), fault.ErrUnauthenticated},
+		"without_a_where": {a.Verb(ctx, bob, types.KindRole, types.VerbList, token("Proxy")), nil},
+	} {
+		if !errors.Is(tt.err, tt.want) || tt.want == nil && tt.err != nil {
+			t.Errorf("%s: %v, want %v", name, tt.err, tt.want)
+		}
+	}
+	if _, err := a.Some(ctx, bob, types.KindToken, types.VerbDelete); !errors.Is(err, fault.ErrDenied) {
+		t.Errorf("Some(delete) = %v, want a refusal", err)
+	}
+	may, err := a.Some(ctx, bob, types.KindToken, types.VerbCreate)
+	if err != nil || may == nil || !may(token("Node")) || may(token("Proxy")) {
+		t.Errorf("Some(create) does not tell tokens apart (%v)", err)
+	}
+	if may, err := a.Some(ctx, bob, types.KindRole, types.VerbList); may != nil || err != nil {
+		t.Errorf("Some(list roles) = a filter %v, %v; want all of them", may != nil, err)
+	}
+}

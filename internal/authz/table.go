@@ -33,10 +33,12 @@ const (
 )
 
 // row says who may call an RPC. If it names a kind, users also need a role that
-// allows the verb on it.
+// allows the verb on it; with resource, on some of it: the handler then asks Verb
+// about the resource itself.
 type row struct {
 	who        who
 	kind, verb string
+	resource   bool
 }
 
 // table has a row for every RPC. The handlers of the generic resource calls get
@@ -67,13 +69,13 @@ var table = map[string]row{
 
 	statusv1.StatusService_GetStatus_FullMethodName: {who: users | local},
 
-	tokenv1.TokenService_CreateToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbCreate},
-	tokenv1.TokenService_ListTokens_FullMethodName:  {who: users | local, kind: types.KindToken, verb: types.VerbList},
-	tokenv1.TokenService_DeleteToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbDelete},
+	tokenv1.TokenService_CreateToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbCreate, resource: true},
+	tokenv1.TokenService_ListTokens_FullMethodName:  {who: users | local, kind: types.KindToken, verb: types.VerbList, resource: true},
+	tokenv1.TokenService_DeleteToken_FullMethodName: {who: users | local, kind: types.KindToken, verb: types.VerbDelete, resource: true},
 
-	userv1.UserService_CreateUser_FullMethodName: {who: users | local, kind: types.KindUser, verb: types.VerbCreate},
-	userv1.UserService_ResetUser_FullMethodName:  {who: users | local, kind: types.KindUser, verb: types.VerbUpdate},
-	userv1.UserService_SignUser_FullMethodName:   {who: users | local, kind: types.KindUser, verb: types.VerbCreate},
+	userv1.UserService_CreateUser_FullMethodName: {who: users | local, kind: types.KindUser, verb: types.VerbCreate, resource: true},
+	userv1.UserService_ResetUser_FullMethodName:  {who: users | local, kind: types.KindUser, verb: types.VerbUpdate, resource: true},
+	userv1.UserService_SignUser_FullMethodName:   {who: users | local, kind: types.KindUser, verb: types.VerbCreate, resource: true},
 }
 
 // emits lists the events that a service may send.

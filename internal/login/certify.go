@@ -145,6 +145,9 @@ func (s *Server) SignUser(ctx context.Context, req *userv1.SignUserRequest) (*us
 	if err != nil {
 		return nil, err
 	}
+	if err := s.cfg.Authorizer.Verb(ctx, caller, types.KindUser, types.VerbCreate, user); err != nil {
+		return nil, err
+	}
 	certificates, event, err := s.certify(ctx, caller, user, public, ttl)
 	if err != nil {
 		return nil, err

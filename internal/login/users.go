@@ -57,6 +57,9 @@ func (s *Server) CreateUser(ctx context.Context, req *userv1.CreateUserRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.cfg.Authorizer.Verb(ctx, caller, types.KindUser, types.VerbCreate, user); err != nil {
+		return nil, err
+	}
 	name := user.GetMetadata().GetName()
 	tx := s.cfg.Store.Tx().Create(user)
 	for _, role := range user.GetSpec().GetRoles() {
@@ -139,6 +142,9 @@ func (s *Server) ResetUser(ctx context.Context, req *userv1.ResetUserRequest) (*
 	for range maxRetries {
 		user, err := s.cfg.Store.Get(ctx, types.KindUser, name)
 		if err != nil {
+			return nil, err
+		}
+		if err := s.cfg.Authorizer.Verb(ctx, caller, types.KindUser, types.VerbUpdate, user); err != nil {
 			return nil, err
 		}
 		tx := s.cfg.Store.Tx().Check(types.KindUser, name, user.GetMetadata().GetRevision())
