@@ -57,6 +57,9 @@ var (
 	InstanceDelete      = Kind{"instance.delete", "TIN00I"}
 	LockCreate          = Kind{"lock.created", "TLK00I"}
 	LockDelete          = Kind{"lock.deleted", "TLK01I"}
+	AlertCreate         = Kind{"cluster_alert.created", "TCAL00I"}
+	AlertUpdate         = Kind{"cluster_alert.updated", "TCAL01I"}
+	AlertDelete         = Kind{"cluster_alert.deleted", "TCAL02I"}
 )
 
 // Kinds lists every kind.
@@ -67,6 +70,7 @@ func Kinds() []Kind {
 		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, ClientDisconnect,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
 		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete, LockCreate, LockDelete,
+		AlertCreate, AlertUpdate, AlertDelete,
 	}
 }
 

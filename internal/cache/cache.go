@@ -11,6 +11,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/types"
@@ -27,6 +28,8 @@ type Cache struct {
 	synced   chan struct{}
 	isSynced bool
 	changed  map[string]chan struct{}
+	// heard is when Auth was last known to have nothing newer.
+	heard time.Time
 }
 
 // table holds the resources of one kind; sorted is made on demand.

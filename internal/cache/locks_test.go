@@ -1,0 +1,55 @@
+package cache_test
+
+import (
+	"testing"
+	"time"
+
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/cache"
+	"teleport/internal/types"
+)
+
+func TestLocks(t *testing.T) {
+	c := cache.New()
+	if got := c.Locks(); len(got) != 0 {
+		t.Errorf("locks of an empty cache = %v", got)
+	}
+	l := types.NewLock(&typesv1.LockTarget{User: "alice"}, "", "", time.Now(), time.Time{})
+	name := l.GetMetadata().GetName()
+	c.Reset()
+	c.Apply(types.Change{Revision: 1, Kind: types.KindLock, Name: name, Resource: l})
+	c.Synced(1)
+	if got := c.Locks(); len(got) != 1 || got[0] != l {
+		t.Errorf("locks = %v, want the one", got)
+	}
+	changed := c.Changed(types.KindLock)
+	c.Apply(types.Change{Revision: 2, Kind: types.KindLock, Name: name})
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told that a lock is gone")
+	}
+	if got := c.Locks(); len(got) != 0 {
+		t.Errorf("locks = %v, want none", got)
+	}
+}
+
+func TestStale(t *testing.T) {
+	c := cache.New()
+	now := time.Now()
+	if !c.Stale(now) {
+		t.Error("a cache that never heard from Auth is not stale")
+	}
+	c.Heard(now)
+	for _, tt := range []struct {
+		after time.Duration
+		want  bool
+	}{
+		{0, false}, {cache.MaxSilence, false}, {cache.MaxSilence + time.Second, true},
+		{-time.Second, false}, {-2 * time.Minute, true},
+	} {
+		if got := c.Stale(now.Add(tt.after)); got != tt.want {
+			t.Errorf("stale %s after a word from Auth = %v, want %v", tt.after, got, tt.want)
+		}
+	}
+}
