@@ -3,6 +3,7 @@ package types
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/fault"
@@ -66,10 +67,8 @@ func validateOptions(r *typesv1.Role, c *checker) {
 		_, err := ParseDuration(ttl)
 		c.check(at+"max_session_ttl", err)
 	}
-	if idle := o.GetClientIdleTimeout(); idle != "" && idle != "0" {
-		_, err := ParseDuration(idle)
-		c.check(at+"client_idle_timeout", err)
-	}
+	_, err := ParseTimeout(o.GetClientIdleTimeout())
+	c.check(at+"client_idle_timeout", err)
 	c.check(at+"max_sessions", validCount(o.GetMaxSessions()))
 	c.check(at+"max_connections", validCount(o.GetMaxConnections()))
 	validateExtensions(at+"cert_extensions", o.GetCertExtensions(), c)
@@ -105,6 +104,15 @@ const (
 
 func conditionsOf(r *typesv1.Role) map[string]*typesv1.RoleConditions {
 	return map[string]*typesv1.RoleConditions{specAllow: r.GetSpec().GetAllow(), specDeny: r.GetSpec().GetDeny()}
+}
+
+// ParseTimeout reads a duration that may be none: empty, "0", "0s" or "never".
+func ParseTimeout(s string) (time.Duration, error) {
+	switch s {
+	case "", "0", "0s", "never":
+		return 0, nil
+	}
+	return ParseDuration(s)
 }
 
 func validCount(n int64) error {
