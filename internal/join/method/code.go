@@ -33,4 +33,10 @@ const (
 	CodeCredentials = "credentials_missing"
 	// CodeMetadata: the machine's metadata service does not answer as it should.
 	CodeMetadata = "metadata_unreachable"
+	// CodeStateForked: two machines use the key that is bound to one.
+	CodeStateForked = "state_forked"
+	// CodeRecoveryLimit: the bound machine joined without an identity too often.
+	CodeRecoveryLimit = "recovery_limit"
+	// CodeRegistrationClosed: the time to register with the token is over.
+	CodeRegistrationClosed = "registration_closed"
 )

@@ -88,6 +88,9 @@ type Attempt struct {
 	// Allowed applies the allow rules to claims, for use before a call that costs
 	// somebody something. The rules are applied to the final claims in any case.
 	Allowed func(Claims) error
+	// Current returns the host id of the live identity that the machine keeps, "" if it
+	// has none or did not prove it. It is known once the first answer is there. Nil: none.
+	Current func() string
 	Log     *slog.Logger
 }
 
