@@ -5,6 +5,7 @@
 //
 //	agent -> Hello(revision, epoch)        Auth -> Welcome(snapshot?)
 //	agent -> Announce(server) ...          Auth -> Change ... Synced(revision)
+//	agent -> Acknowledge(revision)
 //	agent -> Ping                          Auth -> Pong(next), Change ... Synced
 package control
 
@@ -14,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +56,10 @@ type Config struct {
 	// OnAuthorities is called with the new public authorities when they changed, and
 	// again at the next occasion if it returned an error.
 	OnAuthorities func([]*typesv1.CertAuthority) error
+	// Enforce ends what the locks in the cache forbid and returns when it has ended;
+	// Auth is then told. It is called when locks changed, and once for each stream.
+	// Nil has nothing to end.
+	Enforce func(ctx context.Context) error
 	// OnState is called when the stream is up (nil) and when it broke (why).
 	OnState func(err error)
 	Log     *slog.Logger
@@ -147,9 +153,17 @@ func (r *runner) converse(ctx context.Context, st stream, cancel context.CancelC
 	if err := send(st, &agentv1.ControlRequest{Payload: &agentv1.ControlRequest_Hello{Hello: hello}}); err != nil {
 		return err
 	}
-	in := &inbox{runner: r, stream: st, watchdog: watchdog, welcome: make(chan struct{}), next: make(chan time.Duration, 1)}
+	in := &inbox{
+		runner: r, stream: st, watchdog: watchdog, welcome: make(chan struct{}), next: make(chan time.Duration, 1),
+		locks: lockbox{changed: make(chan uint64, 1), enforced: make(chan uint64)},
+	}
 	done := make(chan error, 1)
 	go func() { done <- in.receive(ctx) }()
+	var enforcing sync.WaitGroup
+	defer enforcing.Wait()
+	ectx, stop := context.WithCancel(ctx)
+	defer stop()
+	enforcing.Go(func() { in.enforceLocks(ectx) })
 	err := r.talk(ctx, st, in, done)
 	if err == nil { // an orderly end: Auth closes its side
 		return <-done
@@ -199,6 +213,10 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 				changed = nil
 			}
 			if err := sent.update(st, r.servers()); err != nil {
+				return err
+			}
+		case revision := <-in.locks.enforced:
+			if err := send(st, &agentv1.ControlRequest{Payload: &agentv1.ControlRequest_Acknowledge{Acknowledge: &agentv1.Acknowledge{Revision: revision}}}); err != nil {
 				return err
 			}
 		case interval = <-in.next:

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
+	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/retry"
 )
@@ -79,8 +80,12 @@ func (e *Emitter) Emit(ctx context.Context, events ...*auditv1.Event) error {
 	return e.keep(stamped)
 }
 
-// refused reports whether sending the same again cannot help.
+// refused reports whether sending the same again cannot help. The events of a host
+// that is locked wait until it is not.
 func refused(err error) bool {
+	if fault.Code(err) == access.CodeLocked {
+		return false
+	}
 	return errors.Is(err, fault.ErrInvalid) || errors.Is(err, fault.ErrDenied) || errors.Is(err, fault.ErrUnsupported)
 }
 

@@ -32,6 +32,9 @@ type inbox struct {
 	// next carries the ping interval that Auth asked for.
 	next     chan time.Duration
 	interval time.Duration
+	// synced is set when everything that Auth had at the beginning was taken.
+	synced bool
+	locks  lockbox
 	// err is why the stream ended, for talk.
 	err error
 }
@@ -66,6 +69,9 @@ func (in *inbox) take(ctx context.Context, m *agentv1.ControlResponse) error {
 		return in.takeWelcome(p.Welcome)
 	case *agentv1.ControlResponse_Pong:
 		in.takePong(p.Pong)
+		if in.synced {
+			in.cfg.Cache.Heard(time.Now())
+		}
 		return nil
 	}
 	if !in.welcomed {
@@ -76,6 +82,9 @@ func (in *inbox) take(ctx context.Context, m *agentv1.ControlResponse) error {
 		in.takeChange(ctx, p.Change)
 	case *agentv1.ControlResponse_Synced:
 		in.cfg.Cache.Synced(p.Synced.GetRevision())
+		in.synced = true
+		in.cfg.Cache.Heard(time.Now())
+		in.locks.synced(p.Synced.GetRevision())
 		in.backoff.Reset()
 		in.cfg.OnState(nil)
 		in.reportAuthorities(ctx)
@@ -97,6 +106,7 @@ func (in *inbox) takeWelcome(w *agentv1.Welcome) error {
 		in.cfg.Cache.Reset()
 	}
 	in.epoch = w.GetEpoch()
+	in.locks.wanted, in.locks.dirty = w.GetAcknowledge(), true
 	in.welcomed = true
 	close(in.welcome)
 	return nil
@@ -129,6 +139,9 @@ func (in *inbox) takeChange(ctx context.Context, c *agentv1.Change) {
 		ch.Resource = r
 	}
 	in.cfg.Cache.Apply(ch)
+	if ch.Kind == types.KindLock {
+		in.locks.applied(ch.Revision)
+	}
 }
 
 // reportAuthorities calls OnAuthorities if they are not those it was last told.
