@@ -72,7 +72,7 @@ func (a *app) newNode() *cobra.Command {
 func (o *configureOptions) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.params.Token, "token", "", "join token, or the absolute path of a file with it")
-	f.StringVar(&o.params.JoinMethod, "join-method", config.MethodToken, "how to join the cluster")
+	f.StringVar(&o.params.JoinMethod, "join-method", types.JoinMethodToken, "how to join the cluster")
 	f.StringVar(&o.params.ProxyServer, "proxy", "", "address of the cluster's Proxy Service (host:port)")
 	f.StringVar(&o.params.AuthServer, "auth-server", "", "address of the cluster's Auth Service, to join without a Proxy (host:port)")
 	f.StringArrayVar(&o.pins, "ca-pin", nil, "CA pin of the cluster (may be repeated)")

@@ -100,6 +100,11 @@ func nameToken(ctx context.Context, s *ResourceServer, r types.Resource, replace
 		return fault.Invalid("kind token with another kind's message")
 	}
 	secret := token.GetMetadata().GetName()
+	if method := token.GetSpec().GetJoinMethod(); method != types.JoinMethodToken {
+		// The name is no secret. A machine that cannot know that sends an id derived from it.
+		token.Status = &typesv1.TokenStatus{DerivedId: keys.TokenID(secret)}
+		return types.ValidName(secret)
+	}
 	if replace {
 		_, err := s.cfg.Store.Get(ctx, types.KindToken, secret)
 		if !errors.Is(err, fault.ErrNotFound) {
@@ -141,14 +146,17 @@ func completeToken(ctx context.Context, s *ResourceServer, _ *store.Tx, r, old t
 		if before.GetStatus().GetStatic() {
 			return errStatic(token.GetMetadata().GetName())
 		}
+		if was, is := before.GetSpec().GetJoinMethod(), token.GetSpec().GetJoinMethod(); was != is {
+			return fault.Invalid("spec.join_method: this token is of method %q and cannot become %q: remove it with `tctl tokens rm` and make another one", was, is)
+		}
 		token.Status = before.GetStatus()
 		return nil
 	}
-	if len(token.GetStatus().GetVerifier()) != ed25519.PublicKeySize {
+	if token.GetSpec().GetJoinMethod() == types.JoinMethodToken && len(token.GetStatus().GetVerifier()) != ed25519.PublicKeySize {
 		return fault.NotFound("token %q does not exist", clip(token.GetMetadata().GetName()))
 	}
 	token.Status = &typesv1.TokenStatus{
-		Verifier: token.GetStatus().GetVerifier(), Created: timestamppb.New(s.cfg.Now()), CreatedBy: rpc.CallerFrom(ctx).Name(),
+		Verifier: token.GetStatus().GetVerifier(), DerivedId: token.GetStatus().GetDerivedId(), Created: timestamppb.New(s.cfg.Now()), CreatedBy: rpc.CallerFrom(ctx).Name(),
 	}
 	return nil
 }

@@ -36,9 +36,6 @@ const (
 	V3 = "v3"
 )
 
-// MethodToken is the join method that presents a secret.
-const MethodToken = "token"
-
 // minPeriod is the shortest time between two runs of a label command.
 const minPeriod = time.Minute
 
@@ -78,19 +75,26 @@ type Config struct {
 
 // JoinParams says how a process proves that it may join.
 type JoinParams struct {
-	// Method is MethodToken unless the file says otherwise.
+	// Method is the join method; empty leaves it to the token.
 	Method string
-	// TokenName is the secret or the absolute path of a file with it (see
-	// ReadToken). Empty means that nothing was configured.
+	// TokenName is the name of the token or, for method token, the secret, or the
+	// absolute path of a file with it (see ReadToken). Empty means that nothing was
+	// configured.
 	TokenName string
+	// Settings are the other keys, by their path below join_params ("azure.client_id").
+	Settings map[string]string
 }
 
 // String returns the method only, because TokenName is a secret.
 func (j JoinParams) String() string {
-	if j.TokenName == "" {
-		return j.Method + " (no token)"
+	name := j.Method
+	if name == "" {
+		name = "method of the token"
 	}
-	return j.Method + " (token redacted)"
+	if j.TokenName == "" {
+		return name + " (no token)"
+	}
+	return name + " (token redacted)"
 }
 
 // LogValue keeps the token out of logs.
@@ -169,7 +173,6 @@ func defaults(version string) *Config {
 		Version:  version,
 		Nodename: hostname(),
 		DataDir:  DefaultDataDir,
-		Join:     JoinParams{Method: MethodToken},
 		Log:      defaultLog(),
 		Storage:  Storage{Type: "sqlite"},
 		Auth:     AuthConfig{Enabled: true, ListenAddr: anyAddr(DefaultAuthPort)},

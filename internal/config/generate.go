@@ -26,7 +26,7 @@ type GenerateParams struct {
 	Roles []types.SystemRole
 	// Token is a join token or the absolute path of a file with it.
 	Token string
-	// JoinMethod is MethodToken if empty.
+	// JoinMethod is "token" if empty.
 	JoinMethod string
 	// ProxyServer and AuthServer are where to find the cluster; at most one is set,
 	// and only without the Auth role.
@@ -94,10 +94,10 @@ func (p *GenerateParams) check() error {
 		}
 	}
 	if p.JoinMethod == "" {
-		p.JoinMethod = MethodToken
+		p.JoinMethod = types.JoinMethodToken
 	}
-	if p.JoinMethod != MethodToken {
-		return fault.Unsupported("--join-method=%s is not supported yet: expected token", p.JoinMethod)
+	if !slices.Contains(types.JoinMethodNames(), p.JoinMethod) {
+		return fault.Invalid("--join-method=%s: expected one of %s", p.JoinMethod, strings.Join(types.JoinMethodNames(), ", "))
 	}
 	if p.DataDir == "" {
 		p.DataDir = DefaultDataDir

@@ -83,7 +83,7 @@ func TestGenerateRefusals(t *testing.T) {
 	}{
 		"old_version":          {config.GenerateParams{Version: "v1"}, "--version", fault.ErrInvalid},
 		"unsupported_role":     {config.GenerateParams{Roles: []types.SystemRole{types.RoleApp}}, "--roles: app", fault.ErrUnsupported},
-		"unsupported_method":   {config.GenerateParams{Roles: node, ProxyServer: "a:1", JoinMethod: "iam"}, "--join-method", fault.ErrUnsupported},
+		"unknown_method":       {config.GenerateParams{Roles: node, ProxyServer: "a:1", JoinMethod: "ldap"}, "--join-method", fault.ErrInvalid},
 		"auth_with_proxy":      {config.GenerateParams{ProxyServer: "a:1"}, "add --roles=node", fault.ErrInvalid},
 		"two_addresses":        {config.GenerateParams{Roles: node, ProxyServer: "a:1", AuthServer: "b:1"}, "not both", fault.ErrInvalid},
 		"no_address":           {config.GenerateParams{Roles: node}, "--proxy=host:port", fault.ErrInvalid},

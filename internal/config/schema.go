@@ -2,8 +2,11 @@ package config
 
 import (
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
+
+	"teleport/internal/types"
 )
 
 // section is a part of the file with its keys.
@@ -64,26 +67,55 @@ func joinSchema(c *Config) schema {
 	s := schema{
 		"method": func(v value) {
 			m, ok := v.text("a join method")
-			switch {
-			case !ok:
-			case strings.EqualFold(m, MethodToken):
-				c.Join.Method = MethodToken
-			case known(joinMethods(), m):
-				v.bad("join method %s is not supported yet: expected token", quote(m))
-			default:
-				v.bad("unknown join method %s: expected token", quote(m))
+			if !ok {
+				return
+			}
+			c.Join.Method = strings.ToLower(m)
+			if !slices.Contains(types.JoinMethodNames(), c.Join.Method) {
+				v.bad("unknown join method %s: expected one of %s", quote(m), strings.Join(types.JoinMethodNames(), ", "))
 			}
 		},
 		"token_name": joinToken(c),
 	}
-	return withKnown(s, map[string]func(value){"azure": unsupported, "token_secret": unsupported, "bound_keypair": unsupported, "gitlab": unsupported})
+	for section, keys := range joinSettings() {
+		inner := schema{}
+		for _, key := range keys {
+			inner[key] = func(v value) {
+				text, ok := v.text("text")
+				switch {
+				case !ok:
+				case text == "" || len(text) > maxSetting:
+					v.bad("expected 1 to %d characters", maxSetting)
+				default:
+					c.Join.set(section+"."+key, text)
+				}
+			}
+		}
+		s[section] = func(v value) { v.mapping(inner) }
+	}
+	return withKnown(s, map[string]func(value){"token_secret": unsupported})
 }
 
-func joinMethods() []string {
-	return []string{
-		"azure", "azure_devops", "bitbucket", "bound_keypair", "circleci", "ec2", "env0", "gcp", "github", "gitlab", "iam",
-		"kubernetes", "oracle", "spacelift", "terraform_cloud", "tpm",
+// maxSetting bounds the text of a setting of a join method.
+const maxSetting = 4096
+
+// joinSettings are the keys that join methods have on the machine, by section.
+func joinSettings() map[string][]string {
+	return map[string][]string{
+		types.JoinMethodAzure:          {"client_id"},
+		types.JoinMethodGitLab:         {"token_env_var_name"},
+		types.JoinMethodTerraformCloud: {"audience_tag"},
+		types.JoinMethodTPM:            {"device"},
+		types.JoinMethodOIDC:           {"env", "file", "command"},
+		types.JoinMethodBoundKeypair:   {"registration_secret", "registration_secret_path", "key_path"},
 	}
+}
+
+func (j *JoinParams) set(key, text string) {
+	if j.Settings == nil {
+		j.Settings = map[string]string{}
+	}
+	j.Settings[key] = text
 }
 
 // joinToken reads the token of auth_token or join_params; one of them is enough.

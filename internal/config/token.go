@@ -46,6 +46,22 @@ func ReadToken(v string) (string, error) {
 	return tok, nil
 }
 
+// SplitJoinString takes the CA pins off a join token that carries them: a token may be
+// followed by one or more pins, each after a dot ("SECRET.sha256:...").
+func SplitJoinString(token string) (name string, pins []string) {
+	for {
+		at := strings.LastIndex(token, "."+pinPrefix)
+		if at < 1 {
+			return token, pins
+		}
+		pin, err := parsePin(token[at+1:])
+		if err != nil {
+			return token, pins
+		}
+		token, pins = token[:at], append([]string{pin}, pins...)
+	}
+}
+
 // TokenWarning returns a remark when v is a path to a file that everybody on
 // this host may read, and "" otherwise.
 func TokenWarning(v string) string {

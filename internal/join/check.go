@@ -25,6 +25,7 @@ const (
 	maxKey        = 2048
 	maxProof      = 4096
 	maxVersion    = 64
+	maxClaim      = 512
 )
 
 // request is an Init that passed the checks of form.
@@ -113,6 +114,23 @@ func checkPrincipals(r *request) error {
 		if err := identity.CheckHostname(n); err != nil {
 			return fault.New(fault.ErrInvalid, "additional name: %w", err).WithCode(CodeBadRequest)
 		}
+	}
+	return nil
+}
+
+// checkGrantedPrincipals allows only the additional names that the token lists, if it
+// lists any; the machine's own name and loopback need no permission.
+func checkGrantedPrincipals(r *request, patterns []string) error {
+	if len(patterns) == 0 {
+		return nil
+	}
+	own := []string{"localhost", "127.0.0.1", "::1", strings.ToLower(r.init.GetHostname())}
+	for _, name := range r.init.GetPrincipals() {
+		lower := strings.ToLower(name)
+		if slices.Contains(own, lower) || slices.ContainsFunc(patterns, func(p string) bool { return types.MatchHostname(strings.ToLower(p), lower) }) {
+			continue
+		}
+		return fault.New(fault.ErrDenied, "the token does not allow the additional name %q in a certificate (spec.principals: %s)", name, strings.Join(patterns, ", ")).WithCode(CodePrincipalDenied)
 	}
 	return nil
 }

@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,6 +24,8 @@ import (
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
+	"teleport/internal/join/egress"
+	"teleport/internal/join/method"
 	"teleport/internal/keys"
 	"teleport/internal/mux"
 	"teleport/internal/rpc"
@@ -35,10 +39,16 @@ type Params struct {
 	// Addr is the host:port of a Proxy Service, or of the Auth Service when Direct.
 	Addr   string
 	Direct bool
-	// Secret is the join token.
-	Secret string
+	// Token is teleport.join_params.token_name: the secret of a token of method token,
+	// the name of any other.
+	Token string
 	// Method is teleport.join_params.method; empty leaves it to the token.
-	Method   string
+	Method string
+	// Methods are the join methods that this machine can prove itself by, Settings the
+	// other keys of teleport.join_params, Dir the data directory.
+	Methods  []method.Method
+	Settings map[string]string
+	Dir      string
 	Roles    []types.SystemRole
 	Hostname string
 	// Principals are names that the certificates of Proxy and Auth should carry.
@@ -57,58 +67,97 @@ type Params struct {
 
 // Join runs the exchange and returns the new state of the process.
 func Join(ctx context.Context, p Params) (*state.State, error) {
+	x, resp, err := p.run(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return x.accept(resp.GetResult())
+}
+
+// Rehearse runs the whole exchange and changes nothing: it returns what Auth checked
+// and what it found. An error means that there was nobody to rehearse with, or that
+// this machine cannot make its proof.
+func Rehearse(ctx context.Context, p Params) (*joinv1.Explanation, error) {
+	_, resp, err := p.run(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	if resp.GetExplanation() == nil {
+		return nil, fault.Invalid("%s ended a rehearsal without an explanation: is it a Teleport of the same version?", p.Addr)
+	}
+	return resp.GetExplanation(), nil
+}
+
+// run goes through the exchange up to Auth's last word.
+func (p Params) run(ctx context.Context, dryRun bool) (*exchange, *joinv1.JoinResponse, error) {
 	if p.Now == nil {
 		p.Now = time.Now
+	}
+	if p.Log == nil {
+		p.Log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	tlsConfig, err := p.tlsConfig()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	conn, err := rpc.Dial(rpc.DialConfig{Addr: p.Addr, TLS: tlsConfig, Dial: p.Dial})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer conn.Close()
 	stream, err := joinv1.NewJoinServiceClient(conn).Join(ctx)
 	if err != nil {
-		return nil, p.explain(err)
+		return nil, nil, p.explain(err)
 	}
 	x, err := p.prepare()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	send := func(m *joinv1.JoinRequest) error {
-		// The reason of a refusal comes with Recv, not with Send.
-		if err := stream.Send(m); err != nil {
-			_, err = stream.Recv()
-			return p.explain(err)
+	x.init.DryRun = dryRun
+	x.stream = stream
+	if err := x.send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Init{Init: x.init}}); err != nil {
+		return nil, nil, err
+	}
+	for range method.MaxRounds + 1 {
+		resp, err := stream.Recv()
+		if err != nil {
+			return nil, nil, p.explain(err)
 		}
-		return nil
-	}
-	if err := send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Init{Init: x.init}}); err != nil {
-		return nil, err
-	}
-	resp, err := stream.Recv()
-	if err != nil {
-		return nil, p.explain(err)
-	}
-	answer, err := x.answer(resp.GetQuestion())
-	if err != nil {
-		giveUp := &joinv1.GivingUp{Reason: err.Error(), Code: fault.Code(err)}
-		if stream.Send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_GivingUp{GivingUp: giveUp}}) == nil {
-			_, _ = stream.Recv() // it has arrived
+		if resp.GetQuestion() == nil {
+			if x.prove == nil && resp.GetExplanation() == nil {
+				return nil, nil, fault.Invalid("%s answered a join with something else than a question: is it a Teleport of the same version?", p.Addr)
+			}
+			return x, resp, nil
 		}
-		return nil, err
+		answer, err := x.answer(ctx, resp.GetQuestion())
+		if err != nil {
+			x.giveUp(err)
+			return nil, nil, err
+		}
+		if err := x.send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Answer{Answer: answer}}); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Answer{Answer: answer}}); err != nil {
-		return nil, err
+	return nil, nil, fault.Invalid("%s asks more than %d questions: is it a Teleport of the same version?", p.Addr, method.MaxRounds)
+}
+
+// send sends a message; the reason of a refusal comes with Recv, not with Send.
+func (x *exchange) send(m *joinv1.JoinRequest) error {
+	if err := x.stream.Send(m); err != nil {
+		_, err = x.stream.Recv()
+		return x.params.explain(err)
 	}
-	if resp, err = stream.Recv(); err != nil {
-		return nil, p.explain(err)
+	return nil
+}
+
+// giveUp tells Auth why the machine stops, for its log.
+func (x *exchange) giveUp(err error) {
+	giveUp := &joinv1.GivingUp{Reason: err.Error(), Code: fault.Code(err)}
+	if x.stream.Send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_GivingUp{GivingUp: giveUp}}) == nil {
+		_, _ = x.stream.Recv() // it has arrived
 	}
-	return x.accept(resp.GetResult())
 }
 
 // tlsConfig returns how the server is checked. With a pin the signed Result
@@ -161,24 +210,28 @@ func unverified() *tls.Config {
 // exchange is the machine's half of one join.
 type exchange struct {
 	params  Params
-	token   keys.TokenKey
 	pair    KeyPair
 	current *tls.Certificate
 	init    *joinv1.Init
+	stream  grpc.BidiStreamingClient[joinv1.JoinRequest, joinv1.JoinResponse]
+
+	// From the first question on:
 	t       [32]byte
 	cluster string
+	method  method.Method
+	machine method.Machine
+	prove   method.Exchange
 }
 
 func (p Params) prepare() (*exchange, error) {
 	x := &exchange{params: p}
-	x.token = keys.DeriveToken(p.Secret)
 	var err error
 	if x.pair, err = NewKeyPair(); err != nil {
 		return nil, err
 	}
 	x.init = &joinv1.Init{
 		Protocol:        Protocol,
-		TokenId:         x.token.ID,
+		TokenId:         TokenID(p.Token, p.Method),
 		Method:          p.Method,
 		Roles:           roleNames(slices.Sorted(slices.Values(p.Roles))),
 		Hostname:        p.Hostname,
@@ -195,30 +248,30 @@ func (p Params) prepare() (*exchange, error) {
 	return x, nil
 }
 
-// answer proves the token, and the current identity if there is one.
-func (x *exchange) answer(q *joinv1.Question) (*joinv1.Answer, error) {
-	switch {
-	case q == nil:
-		return nil, fault.Invalid("%s answered a join with something else than a question: is it a Teleport of the same version?", x.params.Addr)
-	case len(q.GetNonce()) != 32 || q.GetClusterName() == "":
-		return nil, fault.Invalid("%s sent a malformed question", x.params.Addr)
-	case q.GetMethod() != MethodToken:
-		return nil, fault.Unsupported("the token is for join method %q, which this version does not know", q.GetMethod())
+// TokenID is what a machine calls its token by: the name, or for method token, and as
+// long as it cannot know that the token is of another method, an id that does not give
+// the secret away.
+func TokenID(token, methodName string) string {
+	if methodName == "" || methodName == types.JoinMethodToken {
+		return keys.DeriveToken(token).ID
 	}
-	if cur := x.params.Current; cur != nil && cur.State().Cluster != q.GetClusterName() {
-		return nil, fault.New(fault.ErrDenied, "the data directory holds an identity of cluster %q, and %s belongs to cluster %q: correct the address, or delete the data directory to move this machine",
-			cur.State().Cluster, x.params.Addr, q.GetClusterName()).WithCode(CodeWrongCluster)
+	return token
+}
+
+// answer answers a question: with the first one the method and the transcript are
+// known, and the current identity is proved if there is one.
+func (x *exchange) answer(ctx context.Context, q *joinv1.Question) (*joinv1.Answer, error) {
+	if x.prove != nil {
+		proof, err := x.prove(ctx, q.GetChallenge())
+		return &joinv1.Answer{Proof: proof}, err
 	}
-	if pins, err := ca.ParsePins(q.GetCaPins()); err == nil && len(pins) > 0 && len(x.params.Pins) > 0 &&
-		!slices.ContainsFunc(pins, func(pin string) bool { return slices.Contains(x.params.Pins, pin) }) {
-		return nil, wrongPin(x.params.Addr, x.params.Pins, pins)
+	if err := x.open(q); err != nil {
+		return nil, err
 	}
-	x.cluster = q.GetClusterName()
-	x.t = transcript(x.init, q)
 	a := &joinv1.Answer{}
 	var err error
-	if a.Proof, err = x.token.Private.Sign(rand.Reader, x.t[:], crypto.Hash(0)); err != nil {
-		return nil, err
+	if a.Proof, err = x.prove(ctx, nil); err != nil {
+		return nil, fmt.Errorf("join method %s: %w", x.method.Name, err)
 	}
 	if x.current != nil {
 		digest := currentDigest(x.t)
@@ -231,6 +284,38 @@ func (x *exchange) answer(q *joinv1.Question) (*joinv1.Answer, error) {
 		}
 	}
 	return a, nil
+}
+
+// open takes the first question: who is there, and what it wants to be proved.
+func (x *exchange) open(q *joinv1.Question) error {
+	switch {
+	case len(q.GetNonce()) != 32 || q.GetClusterName() == "" || len(q.GetChallenge()) > method.MaxQuestion:
+		return fault.Invalid("%s sent a malformed question", x.params.Addr)
+	case x.params.Method != "" && q.GetMethod() != x.params.Method:
+		return fault.New(fault.ErrDenied, "the token is for join method %q, and teleport.join_params.method says %q: correct it, or leave it out", clip(q.GetMethod(), 32), x.params.Method).
+			WithCode(CodeMethodMismatch)
+	}
+	if cur := x.params.Current; cur != nil && cur.State().Cluster != q.GetClusterName() {
+		return fault.New(fault.ErrDenied, "the data directory holds an identity of cluster %q, and %s belongs to cluster %q: correct the address, or delete the data directory to move this machine",
+			cur.State().Cluster, x.params.Addr, q.GetClusterName()).WithCode(CodeWrongCluster)
+	}
+	if pins, err := ca.ParsePins(q.GetCaPins()); err == nil && len(pins) > 0 && len(x.params.Pins) > 0 &&
+		!slices.ContainsFunc(pins, func(pin string) bool { return slices.Contains(x.params.Pins, pin) }) {
+		return wrongPin(x.params.Addr, x.params.Pins, pins)
+	}
+	m, ok := byName(x.params.Methods)[q.GetMethod()]
+	if !ok {
+		return fault.New(fault.ErrUnsupported, "the token is for join method %q, which this version does not know", clip(q.GetMethod(), 32)).WithCode(CodeMethodMismatch)
+	}
+	x.cluster = q.GetClusterName()
+	x.t = transcript(x.init, q)
+	x.method = m
+	x.machine = method.Machine{
+		T: x.t, Cluster: x.cluster, Token: x.params.Token, Parameters: q.GetChallenge(), Settings: x.params.Settings, Dir: x.params.Dir,
+		Getenv: os.Getenv, Metadata: egress.Metadata(egress.Config{}), Egress: egress.New(egress.Config{}), Now: x.params.Now, Log: x.params.Log,
+	}
+	x.prove = m.Prove(x.machine)
+	return nil
 }
 
 // accept checks the Result: signed over this exchange by a host CA that the pins
@@ -254,7 +339,12 @@ func (x *exchange) accept(result *joinv1.Result) (*state.State, error) {
 	if grant.GetClusterName() != x.cluster || !slices.Equal(grant.GetRoles(), x.init.GetRoles()) {
 		return nil, fault.Invalid("%s issued an identity that was not asked for (cluster %q, roles %v)", x.params.Addr, grant.GetClusterName(), grant.GetRoles())
 	}
-	return NewState(grant, x.pair, x.params.Hostname, x.params.Pins, x.token.ID)
+	if x.method.Accepted != nil {
+		if err := x.method.Accepted(x.machine, grant.GetMethodState()); err != nil {
+			return nil, fmt.Errorf("join method %s: %w", x.method.Name, err)
+		}
+	}
+	return NewState(grant, x.pair, x.params.Hostname, x.params.Pins, x.init.GetTokenId())
 }
 
 // pinned narrows the trust to the host authorities that the pins name; without pins

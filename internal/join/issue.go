@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -15,78 +16,169 @@ import (
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
+	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/join/method"
 	"teleport/internal/rpc"
 	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
-// issueJoin makes the identity, counts the use of the token, and records both in
-// one transaction.
-func (s *Server) issueJoin(ctx context.Context, req *request, token *typesv1.Token, cur *current) (*joinv1.Grant, error) {
+// issueJoin makes the identity, counts the use of the token, and records all of it
+// in one transaction.
+func (s *Server) issueJoin(ctx context.Context, a *attempt, b *before, m method.Method) (*joinv1.Grant, error) {
 	now := s.cfg.Now()
-	instance := types.New(types.KindInstance, uuid.NewString()).(*typesv1.Instance)
-	instance.Status = &typesv1.InstanceStatus{Joined: timestamppb.New(now)}
-	if cur != nil {
-		instance = cur.instance
-	}
+	instance := s.newInstance(a, b)
 	instance.Spec = &typesv1.InstanceSpec{
-		Hostname:   req.init.GetHostname(),
-		Roles:      roleNames(req.roles),
-		Token:      token.GetMetadata().GetName(),
-		JoinMethod: MethodToken,
-		Labels:     maps.Clone(token.GetSpec().GetLabels()),
-		Principals: req.init.GetPrincipals(),
+		Hostname:   a.init.GetHostname(),
+		Roles:      roleNames(a.roles),
+		Token:      a.token.GetMetadata().GetName(),
+		JoinMethod: m.Name,
+		Labels:     maps.Clone(a.token.GetSpec().GetLabels()),
+		Principals: a.init.GetPrincipals(),
+		Machine:    a.claims.Machine,
+		Attributes: attributesOf(a.claims),
 	}
 	instance.Status.Renewed = timestamppb.New(now)
-	instance.Status.RemoteAddr = req.addr
-	grant, err := s.grant(instance, req.init.GetTlsPublicKey(), req.init.GetSshPublicKey())
+	instance.Status.RemoteAddr = a.addr
+	grant, err := s.grant(instance, a.init.GetTlsPublicKey(), a.init.GetSshPublicKey())
 	if err != nil {
 		return nil, err
 	}
+	grant.Attests, grant.MethodState = m.Attests, a.claims.State
 	tx := s.cfg.Store.Tx()
-	if token.GetSpec().GetMaxUses() > 0 {
-		if token.Status == nil {
-			token.Status = &typesv1.TokenStatus{}
-		}
-		token.Status.Uses++
-		tx.Update(token)
-	} else {
-		// A token revoked since it was read admits nobody.
-		tx.Check(types.KindToken, token.GetMetadata().GetName(), token.GetMetadata().GetRevision())
-	}
-	if cur != nil {
+	s.useToken(tx, a, grant.GetHostId())
+	if b.current != nil && !b.current.restored {
 		tx.Update(instance)
 	} else {
 		tx.Create(instance)
 	}
-	tx.Emit(audit.New(audit.InstanceJoin, map[string]any{
-		"success":     true,
-		"host_id":     grant.GetHostId(),
-		"node_name":   req.init.GetHostname(),
-		"method":      MethodToken,
-		"token_name":  token.GetMetadata().GetName(),
-		"role":        "Instance",
-		"roles":       roleNames(req.roles),
-		"rejoin":      cur != nil,
-		"version":     req.init.GetSoftwareVersion(),
-		"addr.remote": req.addr,
-		"proxy_id":    req.via,
-	}), certEvent(grant))
-	err = tx.Commit(ctx)
-	if errors.Is(err, fault.ErrStale) || errors.Is(err, fault.ErrNotFound) {
-		if now, gerr := s.token(ctx, req); gerr == nil && now.GetMetadata().GetRevision() == token.GetMetadata().GetRevision() {
-			return nil, fault.New(fault.ErrStale, "the record of this host changed during the join: try again")
-		}
-		return nil, fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)
+	for _, e := range b.created {
+		e.Spec.HostId = grant.GetHostId()
+		tx.Create(e)
 	}
+	for _, e := range b.written {
+		e.Spec.HostId = grant.GetHostId()
+		tx.Upsert(e)
+	}
+	replaced, err := s.removeReplaced(ctx, tx, b, grant.GetHostId())
 	if err != nil {
 		return nil, err
 	}
-	s.cfg.Log.InfoContext(ctx, "machine joined", "host_id", grant.GetHostId(), "hostname", req.init.GetHostname(), "roles", roleNames(req.roles), "addr", req.addr)
+	fields := map[string]any{
+		"success":     true,
+		"host_id":     grant.GetHostId(),
+		"node_name":   a.init.GetHostname(),
+		"method":      m.Name,
+		"token_name":  a.token.GetMetadata().GetName(),
+		"role":        "Instance",
+		"roles":       roleNames(a.roles),
+		"rejoin":      b.current != nil || len(replaced) > 0,
+		"version":     a.init.GetSoftwareVersion(),
+		"addr.remote": a.addr,
+		"proxy_id":    a.via,
+	}
+	addClaims(fields, a.claims)
+	if len(a.rules) > 0 {
+		fields["rule"] = matched(a.rules)
+	}
+	if len(replaced) > 0 {
+		fields["replaced"] = replaced
+	}
+	tx.Emit(audit.New(audit.InstanceJoin, fields), certEvent(grant))
+	if err := tx.Commit(ctx); err != nil {
+		return nil, s.lost(ctx, a, b, err)
+	}
+	s.cfg.Log.InfoContext(ctx, "machine joined", "host_id", grant.GetHostId(), "hostname", a.init.GetHostname(), "method", m.Name, "roles", roleNames(a.roles), "addr", a.addr)
 	return grant, nil
+}
+
+// newInstance returns the record of the host that the machine becomes. An id that
+// the method chooses is used once: a host that was removed never comes back by it.
+func (s *Server) newInstance(a *attempt, b *before) *typesv1.Instance {
+	if b.current != nil {
+		return b.current.instance
+	}
+	id := uuid.NewString()
+	if a.claims.HostID != "" && !b.seen {
+		id = a.claims.HostID
+	}
+	instance := types.New(types.KindInstance, id).(*typesv1.Instance)
+	instance.Status = &typesv1.InstanceStatus{Joined: timestamppb.New(s.cfg.Now())}
+	return instance
+}
+
+func attributesOf(c method.Claims) map[string]*typesv1.Strings {
+	if len(c.Attributes) == 0 {
+		return nil
+	}
+	out := make(map[string]*typesv1.Strings, len(c.Attributes))
+	for name, values := range c.Attributes {
+		out[name] = &typesv1.Strings{Values: clipAll(values, maxClaim)}
+	}
+	return out
+}
+
+// useToken counts the use of a token. One revoked since it was read admits nobody.
+func (s *Server) useToken(tx *store.Tx, a *attempt, hostID string) {
+	if a.token.GetSpec().GetMaxUses() == 0 && a.claims.Update == nil {
+		tx.Check(types.KindToken, a.token.GetMetadata().GetName(), a.token.GetMetadata().GetRevision())
+		return
+	}
+	token := proto.CloneOf(a.token)
+	if token.Status == nil {
+		token.Status = &typesv1.TokenStatus{}
+	}
+	token.Status.Uses++
+	if a.claims.Update != nil {
+		a.claims.Update(token, hostID)
+	}
+	tx.Update(token)
+}
+
+// removeReplaced ends the identities that this one replaces, and returns their ids.
+func (s *Server) removeReplaced(ctx context.Context, tx *store.Tx, b *before, hostID string) ([]string, error) {
+	slices.Sort(b.replaced)
+	var out []string
+	for _, id := range slices.Compact(b.replaced) {
+		if id == hostID {
+			continue
+		}
+		for _, kind := range []string{types.KindInstance, types.KindNode, types.KindProxy, types.KindAuthServer} {
+			r, err := s.cfg.Store.Get(ctx, kind, id)
+			if errors.Is(err, fault.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			tx.Delete(kind, id, r.GetMetadata().GetRevision())
+			if kind == types.KindInstance {
+				out = append(out, id)
+			}
+		}
+	}
+	return out, nil
+}
+
+// lost explains a transaction that lost against another one.
+func (s *Server) lost(ctx context.Context, a *attempt, b *before, err error) error {
+	if errors.Is(err, fault.ErrExists) {
+		for _, e := range b.created {
+			if old, gerr := store.Get[*typesv1.LedgerEntry](ctx, s.cfg.Store, types.KindLedgerEntry, e.GetMetadata().GetName()); gerr == nil {
+				return replayed(e.GetSpec().GetMethod(), old)
+			}
+		}
+	}
+	if !errors.Is(err, fault.ErrStale) && !errors.Is(err, fault.ErrNotFound) {
+		return err
+	}
+	if now, gerr := s.findToken(ctx, a.init); gerr == nil && now.GetMetadata().GetRevision() == a.token.GetMetadata().GetRevision() {
+		return fault.New(fault.ErrStale, "the record of this host changed during the join: try again")
+	}
+	return fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)
 }
 
 // grant signs certificates for the instance over the two keys and advances its
@@ -219,7 +311,10 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 		return nil, fault.Denied("only a joined process may renew its identity, with its process-level certificate")
 	}
 	host := caller.Identity.Host
-	instance, err := s.instance(ctx, host)
+	instance, err := s.instance(ctx, host, caller.Addr)
+	if err == nil {
+		err = s.renewable(ctx, instance)
+	}
 	if err != nil {
 		return nil, s.refuseRenewal(ctx, host, caller.Addr, err)
 	}
@@ -249,14 +344,21 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 	return &joinv1.RenewResponse{Grant: grant}, nil
 }
 
+// renewable refuses hosts that prove themselves anew instead, and locked ones.
+func (s *Server) renewable(ctx context.Context, instance *typesv1.Instance) error {
+	name := instance.GetSpec().GetJoinMethod()
+	if m := s.methods[name]; m.Attests {
+		return fault.New(fault.ErrDenied, "a host of join method %q does not renew its identity, it joins again with a new proof: keep token %q, and give the process its join parameters",
+			name, instance.GetSpec().GetToken()).WithCode(CodeMustAttest)
+	}
+	return s.locked(ctx, instance.GetMetadata().GetName(), instance.GetSpec().GetToken())
+}
+
 // SeenGeneration notes that a process uses its certificate of this generation. An
 // error means that the certificate must not be served any longer.
 func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 	for range 3 {
-		instance, err := s.instance(ctx, &host)
-		if fault.Code(err) == CodeIdentityCloned && s.firstSight(host) {
-			return s.refuseRenewal(ctx, &host, rpc.CallerFrom(ctx).Addr, err)
-		}
+		instance, err := s.instance(ctx, &host, rpc.CallerFrom(ctx).Addr)
 		if err != nil {
 			return err
 		}
@@ -271,21 +373,10 @@ func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 	return fault.Stale("host %s changes too often just now: try again", host.ID)
 }
 
-// firstSight reports whether this copy of an identity was not refused before: it
-// tries again and again, and one event is enough.
-func (s *Server) firstSight(host identity.Host) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.clones[host.ID] == host.Generation {
-		return false
-	}
-	s.clones[host.ID] = host.Generation
-	return true
-}
-
 // instance loads the record of a host and checks that the certificate presented
-// is not one that a newer one has replaced.
-func (s *Server) instance(ctx context.Context, host *identity.Host) (*typesv1.Instance, error) {
+// is not one that a newer one has replaced. If it is, somebody has a copy, and nobody
+// can tell which of the two is the machine: both are locked.
+func (s *Server) instance(ctx context.Context, host *identity.Host, addr string) (*typesv1.Instance, error) {
 	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, host.ID)
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil, fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", host.ID).WithCode(CodeHostRemoved)
@@ -294,6 +385,9 @@ func (s *Server) instance(ctx context.Context, host *identity.Host) (*typesv1.In
 		return nil, err
 	}
 	if host.Generation < instance.GetStatus().GetGeneration() {
+		if err := s.lockClone(ctx, host, instance, addr); err != nil {
+			return nil, err
+		}
 		return nil, fault.New(fault.ErrDenied, "the identity of host %s is used twice: this copy has generation %d, another one generation %d; its data directory was copied or restored. Delete the data directory of the copy and join afresh",
 			host.ID, host.Generation, instance.GetStatus().GetGeneration()).WithCode(CodeIdentityCloned)
 	}
@@ -303,11 +397,63 @@ func (s *Server) instance(ctx context.Context, host *identity.Host) (*typesv1.In
 	return instance, nil
 }
 
-func (s *Server) refuseRenewal(ctx context.Context, host *identity.Host, addr string, cause error) error {
-	event := audit.New(audit.InstanceRenewDenied, map[string]any{
+// lockClone locks a host whose identity is used twice and tells the administrators,
+// once for each copy. A connection of the machine itself that was under way while it
+// renewed is no copy.
+func (s *Server) lockClone(ctx context.Context, host *identity.Host, instance *typesv1.Instance, addr string) error {
+	now := s.cfg.Now()
+	late := now.Sub(instance.GetStatus().GetRenewed().AsTime()) < renewalOverlap && budget.Source(addr) == budget.Source(instance.GetStatus().GetRemoteAddr())
+	if late || !s.firstSight(host) {
+		return nil
+	}
+	message := fmt.Sprintf("the identity of host %s (%s) is used twice: generation %d from %s, and generation %d, seen last from %s; delete the data directory of the copy, then remove the lock",
+		host.Name, host.ID, host.Generation, addr, instance.GetStatus().GetGeneration(), instance.GetStatus().GetRemoteAddr())
+	lock := types.NewLock(&typesv1.LockTarget{ServerId: host.ID}, message, "join", now, time.Time{})
+	lock.Metadata.Name = "clone-" + host.ID
+	denied := s.renewalDenied(host, addr, CodeIdentityCloned, message)
+	err := s.cfg.Store.Tx().Create(lock).Create(types.NewAlert(types.SeverityHigh, message, now, time.Time{})).
+		Emit(audit.New(audit.LockCreate, map[string]any{
+			"success": true, "name": lock.GetMetadata().GetName(), "user": "system", "lock_target": types.LockTargetText(lock.GetSpec().GetTarget()),
+			"message": message, "addr.remote": addr,
+		}), denied).Commit(ctx)
+	if errors.Is(err, fault.ErrExists) {
+		err = s.cfg.Store.Tx().Emit(denied).Commit(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.ErrorContext(ctx, "a host is locked", "host_id", host.ID, "cause", message)
+	return nil
+}
+
+// renewalOverlap is how long after a renewal the machine's own connections may still
+// come with the certificate of before.
+const renewalOverlap = 5 * time.Minute
+
+// firstSight reports whether this copy of an identity was not refused before: it
+// tries again and again, and one event is enough.
+func (s *Server) firstSight(host *identity.Host) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clones[host.ID] == host.Generation {
+		return false
+	}
+	s.clones[host.ID] = host.Generation
+	return true
+}
+
+func (s *Server) renewalDenied(host *identity.Host, addr, code, text string) *auditv1.Event {
+	return audit.New(audit.InstanceRenewDenied, map[string]any{
 		"success": false, "host_id": host.ID, "node_name": host.Name, "generation": host.Generation,
-		"error": cause.Error(), "reason": fault.Code(cause), "addr.remote": addr,
+		"error": text, "reason": code, "addr.remote": addr,
 	})
+}
+
+func (s *Server) refuseRenewal(ctx context.Context, host *identity.Host, addr string, cause error) error {
+	if fault.Code(cause) == CodeIdentityCloned {
+		return cause // the lock was recorded with it
+	}
+	event := s.renewalDenied(host, addr, fault.Code(cause), cause.Error())
 	emitCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := s.cfg.Store.Tx().Emit(event).Commit(emitCtx); err != nil {

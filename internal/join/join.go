@@ -4,13 +4,13 @@
 //	machine                                   Auth (through a Proxy, or directly)
 //	Init      token id, keys, roles, names ->
 //	                                       <- Question  method, cluster, nonce
-//	Answer    signature over T             ->
+//	Answer    the method's proof, over T   ->           (0 to n more rounds)
 //	                                       <- Result    grant, signed by the host CA
 //
-// T, the transcript, is a hash of everything that both sides said, so that a
-// relay can neither swap keys nor replay an answer; the token's secret never
-// leaves the machine. The package does not run services and does not keep the
-// identity (package state does).
+// T, the transcript, is a hash of what both sides said first, so that a relay can
+// neither swap keys nor replay an answer. What a proof is belongs to the join method
+// (package method and its plugs). The package does not run services and does not
+// keep the identity (package state does).
 package join
 
 import (
@@ -21,13 +21,11 @@ import (
 	"time"
 
 	joinv1 "teleport/api/join/v1"
+	"teleport/internal/join/token"
 )
 
 // Protocol is the version of the exchange.
 const Protocol = 1
-
-// MethodToken is the join method that proves knowledge of a secret.
-const MethodToken = "token"
 
 // Lifetimes and windows.
 const (
@@ -45,12 +43,16 @@ const (
 	CodeTokenExpired      = "token_expired"
 	CodeTokenRevoked      = "token_revoked"
 	CodeTokenUsedUp       = "token_used_up"
-	CodeTokenProof        = "token_proof"
+	CodeTokenProof        = token.CodeTokenProof
 	CodeRoleNotAllowed    = "role_not_allowed"
 	CodeMethodMismatch    = "method_mismatch"
 	CodeClockSkew         = "clock_skew"
 	CodeBadRequest        = "bad_request"
 	CodeTooMany           = "too_many_refusals"
+	CodeBusy              = "busy"
+	CodeRejoinDenied      = "rejoin_denied"
+	CodeMustAttest        = "must_attest"
+	CodeLocked            = "locked"
 	CodeNameReserved      = "name_reserved"
 	CodePrincipalDenied   = "principal_denied"
 	CodeIdentityInvalid   = "identity_invalid"

@@ -2,16 +2,11 @@ package join
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
-	"net"
-	"slices"
-	"strings"
+	"os"
 	"sync"
 	"time"
 
@@ -24,21 +19,29 @@ import (
 	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
-	"teleport/internal/identity"
+	"teleport/internal/join/egress"
+	"teleport/internal/join/method"
 	"teleport/internal/rpc"
 	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
-// ServerConfig is what a Server needs; every field but Now and Log is required.
+// ServerConfig is what a Server needs; Store, Signer, Trust, Cluster and Methods are
+// required.
 type ServerConfig struct {
 	Store *store.Store
 	// Signer and Trust return the present authorities: they change with rotation.
 	Signer  func() *ca.Signer
 	Trust   func() *ca.Trust
 	Cluster func() string
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Methods are the join methods that tokens may have.
+	Methods []method.Method
+	// Egress is how the methods reach those who vouch for machines; nil is the network.
+	Egress *egress.Client
+	// Getenv reads the environment; nil is that of the process.
+	Getenv func(string) string
+	Now    func() time.Time
+	Log    *slog.Logger
 }
 
 const (
@@ -54,12 +57,15 @@ const (
 // Server is Auth's end: it answers JoinService.
 type Server struct {
 	joinv1.UnimplementedJoinServiceServer
-	cfg ServerConfig
+	cfg     ServerConfig
+	methods map[string]method.Method
 
 	// refusals bounds what a source may be refused before it is not heard any more,
 	// noise what is recorded of refusals that cost their maker nothing.
 	refusals *budget.Sources
 	noise    *budget.Noise
+	queue    *queue
+	names    names
 
 	mu sync.Mutex
 	// counting holds a lock per token with a limited number of uses, so that
@@ -82,11 +88,50 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{
-		cfg: cfg, counting: map[string]*turn{}, clones: map[string]uint64{},
+	if cfg.Egress == nil {
+		cfg.Egress = egress.New(egress.Config{})
+	}
+	if cfg.Getenv == nil {
+		cfg.Getenv = os.Getenv
+	}
+	s := &Server{
+		cfg: cfg, methods: byName(cfg.Methods), counting: map[string]*turn{}, clones: map[string]uint64{},
 		refusals: budget.NewSources(refusalRate, refusalBurst, maxSources),
 		noise:    budget.NewNoise(noiseRate, noiseBurst),
+		queue:    newQueue(),
 	}
+	return s
+}
+
+func byName(methods []method.Method) map[string]method.Method {
+	out := make(map[string]method.Method, len(methods))
+	for _, m := range methods {
+		out[m.Name] = m
+	}
+	return out
+}
+
+// attempt is one join on its way through the checks: what is known so far.
+type attempt struct {
+	*request
+	stream   grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.JoinResponse]
+	place    place
+	token    *typesv1.Token
+	question *joinv1.Question
+	t        [32]byte
+	// currentProof came with the first answer.
+	currentProof []byte
+	// proven is true once the method accepted the proof; claims are what it says.
+	proven bool
+	claims method.Claims
+	rules  []method.RuleResult
+	// checks are the steps that were passed, for a rehearsal.
+	checks []*joinv1.Explanation_Check
+}
+
+// passed notes a step that was passed.
+func (a *attempt) passed(name, detail string) {
+	a.checks = append(a.checks, &joinv1.Explanation_Check{Name: name, Passed: true, Detail: detail})
 }
 
 // Join runs one exchange. The machine gets a message that says what to do; the
@@ -96,7 +141,8 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	defer cancel()
 	caller := rpc.CallerFrom(ctx)
 	if s.refusals.Spent(budget.Source(caller.Addr), s.cfg.Now()) {
-		return fault.New(fault.ErrLimit, "too many joins from your address were refused: wait a minute, then try again with a good token").WithCode(CodeTooMany)
+		return fault.New(fault.ErrLimit, "too many joins from your address were refused: wait a minute, then try again with a good token").
+			WithCode(CodeTooMany).WithRetryAfter(time.Minute)
 	}
 	first, err := stream.Recv()
 	if err != nil {
@@ -104,219 +150,247 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	}
 	req, err := checkInit(first.GetInit(), s.cfg.Now())
 	if err != nil {
-		return s.refuse(ctx, &request{init: first.GetInit(), addr: caller.Addr, via: caller.Via}, nil, err)
+		return s.refuse(ctx, &attempt{request: &request{init: first.GetInit(), addr: caller.Addr, via: caller.Via}}, err)
 	}
 	req.addr, req.via = caller.Addr, caller.Via
+	a := &attempt{request: req, stream: stream, place: place{queue: s.queue, source: budget.Source(caller.Addr)}}
+	if err := a.place.take(ctx); err != nil {
+		return err
+	}
+	defer a.place.release()
+	result, err := s.run(ctx, a)
+	switch {
+	case errors.Is(err, errGone):
+		return nil
+	case req.init.GetDryRun():
+		return s.explain(ctx, a, err)
+	case err != nil:
+		return s.refuse(ctx, a, err)
+	}
+	return stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Result{Result: result}})
+}
 
-	question := &joinv1.Question{
-		Method:      MethodToken,
+// errGone: the machine left in the middle, and there is nobody to answer.
+var errGone = errors.New("the machine is gone")
+
+// run finds the token, lets its method ask, and decides.
+func (s *Server) run(ctx context.Context, a *attempt) (*joinv1.Result, error) {
+	a.passed("clock", "")
+	known := true
+	var err error
+	a.token, err = s.findToken(ctx, a.init)
+	if errors.Is(err, fault.ErrNotFound) {
+		// Who can prove that it held this token learns what became of it.
+		known = false
+		a.token, err = store.Past[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, a.init.GetTokenId())
+		if errors.Is(err, fault.ErrNotFound) {
+			a.token, err = nil, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	name := types.JoinMethodToken
+	if a.token != nil {
+		name = a.token.GetSpec().GetJoinMethod()
+	}
+	m, ok := s.methods[name]
+	if !ok {
+		return nil, fault.New(fault.ErrUnsupported, "the token is for join method %q, which this Auth Service does not offer", name).WithCode(CodeMethodMismatch)
+	}
+	if name != types.JoinMethodToken {
+		if err := s.checkDelegated(a, known); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.pose(a, m); err != nil {
+		return nil, err
+	}
+	if a.token == nil {
+		if _, err := s.asker(ctx, a)(ctx, nil); err != nil {
+			return nil, err
+		}
+		return nil, s.unknown(a)
+	}
+	if err := s.verify(ctx, a, m); err != nil {
+		return nil, err
+	}
+	if a.token.GetSpec().GetMaxUses() > 0 && known {
+		defer s.takeTurn(a.token.GetMetadata().GetName())()
+		if a.token, err = s.findToken(ctx, a.init); errors.Is(err, fault.ErrNotFound) {
+			return nil, fault.New(fault.ErrDenied, "the join token was revoked during the join: make a new one").WithCode(CodeTokenRevoked)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if err := s.checkToken(a); err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, revoked(a)
+	}
+	return s.decide(ctx, a, m)
+}
+
+// pose sends the question that opens Auth's half; from here on T is fixed.
+func (s *Server) pose(a *attempt, m method.Method) error {
+	a.question = &joinv1.Question{
+		Method:      m.Name,
 		ClusterName: s.cfg.Cluster(),
 		Nonce:       make([]byte, 32),
 		Clock:       timestamppb.New(s.cfg.Now()),
 		CaPins:      s.cfg.Trust().Pins(),
 	}
-	if _, err := rand.Read(question.Nonce); err != nil {
+	if _, err := rand.Read(a.question.Nonce); err != nil {
 		return err
 	}
-	if err := stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Question{Question: question}}); err != nil {
-		return err
+	if m.Parameters != nil && a.token != nil {
+		a.question.Challenge = m.Parameters(a.question.ClusterName, a.token.GetSpec())
 	}
-	answer, err := stream.Recv()
-	switch {
-	case errors.Is(err, io.EOF):
+	a.t = transcript(a.init, a.question)
+	return s.send(a, a.question)
+}
+
+func (s *Server) send(a *attempt, q *joinv1.Question) error {
+	return a.stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Question{Question: q}})
+}
+
+// asker returns the way to the machine for the method's questions. The first one was
+// posed already.
+func (s *Server) asker(ctx context.Context, a *attempt) method.Exchange {
+	rounds := 0
+	return func(_ context.Context, question []byte) ([]byte, error) {
+		rounds++
+		switch {
+		case rounds == 1 && len(question) > 0, rounds > method.MaxRounds, len(question) > method.MaxQuestion:
+			return nil, errors.New("the join method asks what it may not: a bug")
+		case rounds > 1:
+			if err := s.send(a, &joinv1.Question{Challenge: question}); err != nil {
+				return nil, err
+			}
+		}
+		a.place.release()
+		msg, err := a.stream.Recv()
+		if err == nil {
+			if err := a.place.take(ctx); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, errGone
+		case err != nil && ctx.Err() != nil:
+			return nil, fault.New(fault.ErrLimit, "the machine took longer than %s for its join", exchangeTimeout).WithCode(CodeBadRequest)
+		case err != nil:
+			return nil, errGone
+		case msg.GetGivingUp() != nil:
+			return nil, gaveUp(msg.GetGivingUp())
+		case msg.GetAnswer() == nil || len(msg.GetAnswer().GetProof()) > method.MaxAnswer || len(msg.GetAnswer().GetCurrentProof()) > maxProof:
+			return nil, fault.New(fault.ErrInvalid, "expected an Answer of at most %d bytes", method.MaxAnswer).WithCode(CodeBadRequest)
+		}
+		if rounds == 1 {
+			a.currentProof = msg.GetAnswer().GetCurrentProof()
+		}
+		return msg.GetAnswer().GetProof(), nil
+	}
+}
+
+// verify runs the method's half and applies the rules.
+func (s *Server) verify(ctx context.Context, a *attempt, m method.Method) error {
+	allowed := func(c method.Claims) error {
+		rules, ok := method.Match(a.token.GetSpec(), c)
+		a.rules = rules
+		if !ok {
+			return method.Refusal(a.token.GetSpec(), c)
+		}
 		return nil
-	case err != nil:
-		return err
-	case answer.GetGivingUp() != nil:
-		return s.refuse(ctx, req, nil, gaveUp(answer.GetGivingUp()))
 	}
-	result, token, err := s.decide(ctx, req, question, answer.GetAnswer())
+	var err error
+	a.claims, err = m.Verify(ctx, method.Attempt{
+		T: a.t, Cluster: a.question.GetClusterName(), Token: a.token, Now: s.cfg.Now(),
+		Egress: s.cfg.Egress, Getenv: s.cfg.Getenv, Allowed: allowed, Log: s.cfg.Log.With("method", m.Name),
+	}, s.asker(ctx, a))
 	if err != nil {
-		return s.refuse(ctx, req, token, err)
+		return err
 	}
-	return stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Result{Result: result}})
+	a.proven = true
+	a.passed("proof", m.Name)
+	if err := allowed(a.claims); err != nil {
+		return err
+	}
+	if len(a.rules) > 0 {
+		a.passed("rules", matched(a.rules))
+	}
+	return nil
+}
+
+func matched(rules []method.RuleResult) string {
+	for _, r := range rules {
+		if r.Matched {
+			return r.Path
+		}
+	}
+	return ""
 }
 
 // gaveUp is why the machine does not want to join here.
 func gaveUp(g *joinv1.GivingUp) error {
 	err := fault.New(fault.ErrDenied, "the machine gave up: %s", clip(g.GetReason(), 512))
-	if code := g.GetCode(); code == CodeWrongPin || code == CodeWrongCluster {
+	if code := g.GetCode(); len(code) <= 64 && givingUpCodes[code] {
 		return err.WithCode(code)
 	}
 	return err
 }
 
-// decide checks the proof and the rules, in that order, and issues.
-func (s *Server) decide(ctx context.Context, req *request, q *joinv1.Question, a *joinv1.Answer) (*joinv1.Result, *typesv1.Token, error) {
-	if a == nil || len(a.GetProof()) > maxProof || len(a.GetCurrentProof()) > maxProof {
-		return nil, nil, fault.New(fault.ErrInvalid, "the second message of a join must be an Answer of at most %d bytes", maxProof).WithCode(CodeBadRequest)
-	}
-	t := transcript(req.init, q)
-	token, err := s.token(ctx, req)
-	if err == nil && token.GetSpec().GetMaxUses() > 0 {
-		defer s.takeTurn(req.init.GetTokenId())()
-		token, err = s.token(ctx, req)
-	}
-	if errors.Is(err, fault.ErrNotFound) {
-		return nil, nil, s.explainUnknown(ctx, req, q, a, t)
-	}
+// givingUpCodes are the reasons of machines that the audit log repeats.
+var givingUpCodes = map[string]bool{
+	CodeWrongPin: true, CodeWrongCluster: true, method.CodeCredentials: true, method.CodeMetadata: true, CodeMethodMismatch: true,
+}
+
+// decide goes through everything that is not about the proof, and issues.
+func (s *Server) decide(ctx context.Context, a *attempt, m method.Method) (*joinv1.Result, error) {
+	before, err := s.checkBefore(ctx, a)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if err := s.checkToken(token, req, a, t); err != nil {
-		return nil, token, err
+	if err := s.checkLocks(ctx, a, before); err != nil {
+		return nil, err
 	}
-	current, err := s.checkCurrent(ctx, req, a, t)
-	if err != nil {
-		return nil, token, err
-	}
-	if err := s.checkRoles(token, req, current); err != nil {
-		return nil, token, err
+	if err := s.checkRoles(a, before.current); err != nil {
+		return nil, err
 	}
 	proxyHosts, err := s.proxyHosts(ctx)
 	if err != nil {
-		return nil, token, err
+		return nil, err
 	}
-	if err := checkReserved(req, q.GetClusterName(), proxyHosts); err != nil {
-		return nil, token, err
+	if err := checkReserved(a.request, a.question.GetClusterName(), proxyHosts); err != nil {
+		return nil, err
 	}
-	grant, err := s.issueJoin(ctx, req, token, current)
-	if err != nil {
-		return nil, token, err
+	if err := checkGrantedPrincipals(a.request, a.token.GetSpec().GetPrincipals()); err != nil {
+		return nil, err
 	}
-	result, err := s.sign(t, grant)
-	return result, token, err
-}
-
-func (s *Server) token(ctx context.Context, req *request) (*typesv1.Token, error) {
-	return store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
-}
-
-// explainUnknown says why a token is not there: who proves that it once was this
-// token's holder learns whether it expired or was revoked.
-func (s *Server) explainUnknown(ctx context.Context, req *request, q *joinv1.Question, a *joinv1.Answer, t [32]byte) error {
-	past, err := store.Past[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, req.init.GetTokenId())
-	if err == nil {
-		if err := s.checkToken(past, req, a, t); err != nil {
-			return err
-		}
-		return fault.New(fault.ErrDenied, "the join token was revoked: make a new one with `tctl tokens add --type=%s`", flags(req.roles)).WithCode(CodeTokenRevoked)
-	}
-	if !errors.Is(err, fault.ErrNotFound) {
-		return err
-	}
-	return fault.New(fault.ErrDenied, "cluster %q has no such join token: it was mistyped, or expired or was revoked long ago; make a new one with `tctl tokens add --type=%s`",
-		q.GetClusterName(), flags(req.roles)).WithCode(CodeTokenUnknown)
-}
-
-// checkToken verifies the proof first: only who knows the secret learns more.
-func (s *Server) checkToken(token *typesv1.Token, req *request, a *joinv1.Answer, t [32]byte) error {
-	verifier := token.GetStatus().GetVerifier()
-	if len(verifier) != ed25519.PublicKeySize || !ed25519.Verify(verifier, t[:], a.GetProof()) {
-		return fault.New(fault.ErrDenied, "the proof of the join token does not fit what was asked: something between this machine and the Auth Service changed the request, or the token is another one").WithCode(CodeTokenProof)
-	}
-	if token.GetSpec().GetJoinMethod() != MethodToken {
-		return fault.New(fault.ErrDenied, "this token is for join method %q: set teleport.join_params.method to it", token.GetSpec().GetJoinMethod()).WithCode(CodeMethodMismatch)
-	}
-	if m := req.init.GetMethod(); m != "" && m != MethodToken {
-		return fault.New(fault.ErrDenied, "teleport.join_params.method is %q, this token is for method %q", clip(m, 32), MethodToken).WithCode(CodeMethodMismatch)
-	}
-	now := s.cfg.Now()
-	if exp := token.GetMetadata().GetExpires(); exp != nil && !exp.AsTime().After(now) {
-		return fault.New(fault.ErrDenied, "the join token expired %s ago, at %s: make a new one with `tctl tokens add --type=%s`",
-			now.Sub(exp.AsTime()).Round(time.Second), exp.AsTime().UTC().Format(time.RFC3339), flags(req.roles)).WithCode(CodeTokenExpired)
-	}
-	if m := token.GetSpec().GetMaxUses(); m > 0 && token.GetStatus().GetUses() >= m {
-		return fault.New(fault.ErrDenied, "every join that the token was good for (%d) is used: make a new one with `tctl tokens add --type=%s`",
-			m, flags(req.roles)).WithCode(CodeTokenUsedUp)
-	}
-	return nil
-}
-
-// current is an identity that the machine already has and proved.
-type current struct {
-	host     *identity.Host
-	instance *typesv1.Instance
-}
-
-// checkCurrent verifies the identity that a re-joining machine keeps.
-func (s *Server) checkCurrent(ctx context.Context, req *request, a *joinv1.Answer, t [32]byte) (*current, error) {
-	proof := req.init.GetCurrent()
-	if proof == nil {
+	a.passed("names", a.init.GetHostname())
+	if a.init.GetDryRun() {
 		return nil, nil
 	}
-	invalid := func(format string, args ...any) error {
-		return fault.New(fault.ErrDenied, format, args...).WithCode(CodeIdentityInvalid)
-	}
-	cert, err := x509.ParseCertificate(proof.GetCertificate())
-	if err != nil {
-		return nil, invalid("the identity in the data directory is not a certificate: delete the data directory and join afresh")
-	}
-	id, err := s.cfg.Trust().VerifyTLS([]*x509.Certificate{cert}, s.cfg.Now())
-	if err != nil {
-		return nil, invalid("the identity in the data directory is not good any more (%w): delete the data directory and join afresh", err)
-	}
-	if id.Host == nil || id.Host.Service != "" {
-		return nil, invalid("the identity in the data directory is not that of a process")
-	}
-	digest := currentDigest(t)
-	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	if !ok || !ecdsa.VerifyASN1(key, digest[:], a.GetCurrentProof()) {
-		return nil, invalid("the machine did not prove the key of its current identity")
-	}
-	instance, err := s.instance(ctx, id.Host)
+	grant, err := s.issueJoin(ctx, a, before, m)
 	if err != nil {
 		return nil, err
 	}
-	return &current{host: id.Host, instance: instance}, nil
-}
-
-// checkRoles: what the token allows, and what the machine already is.
-func (s *Server) checkRoles(token *typesv1.Token, req *request, cur *current) error {
-	var refused []string
-	for _, r := range req.roles {
-		if slices.Contains(token.GetSpec().GetRoles(), string(r)) || cur != nil && cur.host.Has(r) {
-			continue
-		}
-		refused = append(refused, string(r))
-	}
-	if len(refused) == 0 {
-		return nil
-	}
-	return fault.New(fault.ErrDenied, "the join token allows %s, this process runs %s as well: make a token with `tctl tokens add --type=%s`, or disable that service",
-		strings.Join(token.GetSpec().GetRoles(), ", "), strings.Join(refused, ", "), flags(req.roles)).WithCode(CodeRoleNotAllowed)
-}
-
-// proxyHosts returns the host names that users reach Proxies under.
-func (s *Server) proxyHosts(ctx context.Context) ([]string, error) {
-	proxies, err := store.All[*typesv1.Server](ctx, s.cfg.Store, types.KindProxy)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, p := range proxies {
-		for _, addr := range p.GetSpec().GetPublicAddrs() {
-			host, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				host = addr
-			}
-			out = append(out, strings.ToLower(host))
-		}
-	}
-	return out, nil
+	return s.sign(a.t, grant)
 }
 
 // refuse records a failed join and returns what the machine may know. Refusals that
 // need no proof are recorded at a bounded rate: they cost their maker nothing.
-func (s *Server) refuse(ctx context.Context, req *request, token *typesv1.Token, cause error) error {
+func (s *Server) refuse(ctx context.Context, a *attempt, cause error) error {
 	now := s.cfg.Now()
-	s.refusals.Allow(budget.Source(req.addr), now)
+	s.refusals.Allow(budget.Source(a.addr), now)
 	skipped, record := 0, true
-	if token == nil || fault.Code(cause) == CodeTokenProof {
+	if !a.proven {
 		skipped, record = s.noise.Admit(now)
 	}
 	if record {
-		s.record(ctx, req, token, cause, skipped)
+		s.record(ctx, a, cause, skipped)
 	}
 	if fault.Kind(cause) == nil {
 		return fault.New(fault.ErrUnreachable, "the Auth Service could not decide on this join just now (its log has the cause): try again").WithCode("internal")
@@ -324,20 +398,26 @@ func (s *Server) refuse(ctx context.Context, req *request, token *typesv1.Token,
 	return cause
 }
 
-func (s *Server) record(ctx context.Context, req *request, token *typesv1.Token, cause error, skipped int) {
+func (s *Server) record(ctx context.Context, a *attempt, cause error, skipped int) {
 	fields := map[string]any{
 		"success":     false,
 		"error":       cause.Error(),
 		"reason":      fault.Code(cause),
-		"method":      MethodToken,
-		"token_name":  clip(req.init.GetTokenId(), maxTokenID),
-		"hostname":    clip(req.init.GetHostname(), maxPrincipal),
-		"roles":       clipAll(req.init.GetRoles()),
-		"addr.remote": req.addr,
-		"proxy_id":    req.via,
+		"method":      types.JoinMethodToken,
+		"token_name":  clip(a.init.GetTokenId(), maxTokenID),
+		"hostname":    clip(a.init.GetHostname(), maxPrincipal),
+		"roles":       clipAll(a.init.GetRoles(), maxVersion),
+		"addr.remote": a.addr,
+		"proxy_id":    a.via,
 	}
-	if token != nil {
-		fields["token_roles"] = token.GetSpec().GetRoles()
+	if a.token != nil {
+		fields["token_roles"] = a.token.GetSpec().GetRoles()
+		fields["token_name"] = a.token.GetMetadata().GetName()
+		fields["method"] = a.token.GetSpec().GetJoinMethod()
+	}
+	addClaims(fields, a.claims)
+	if a.init.GetDryRun() {
+		fields["dry_run"] = true
 	}
 	if skipped > 0 {
 		fields["skipped_events"] = skipped
@@ -347,16 +427,30 @@ func (s *Server) record(ctx context.Context, req *request, token *typesv1.Token,
 	if err := s.cfg.Store.Tx().Emit(audit.New(audit.InstanceJoinFailure, fields)).Commit(ctx); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "a refused join could not be recorded", "error", err)
 	}
-	s.cfg.Log.InfoContext(ctx, "join refused", "reason", fault.Code(cause), "token", fields["token_name"], "addr", req.addr, "error", cause)
+	s.cfg.Log.InfoContext(ctx, "join refused", "reason", fault.Code(cause), "token", fields["token_name"], "addr", a.addr, "error", cause)
+}
+
+// addClaims adds what was verified about a machine to an event.
+func addClaims(fields map[string]any, c method.Claims) {
+	if len(c.Attributes) > 0 {
+		attributes := make(map[string]any, len(c.Attributes))
+		for name, values := range c.Attributes {
+			attributes[name] = clipAll(values, maxClaim)
+		}
+		fields["attributes"] = attributes
+	}
+	if c.Machine != "" {
+		fields["machine"] = clip(c.Machine, maxClaim)
+	}
 }
 
 // takeTurn serialises joins by one token; the function returned ends the turn.
-func (s *Server) takeTurn(tokenID string) func() {
+func (s *Server) takeTurn(token string) func() {
 	s.mu.Lock()
-	t := s.counting[tokenID]
+	t := s.counting[token]
 	if t == nil {
 		t = &turn{}
-		s.counting[tokenID] = t
+		s.counting[token] = t
 	}
 	t.waiting++
 	s.mu.Unlock()
@@ -366,30 +460,7 @@ func (s *Server) takeTurn(tokenID string) func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if t.waiting--; t.waiting == 0 {
-			delete(s.counting, tokenID)
+			delete(s.counting, token)
 		}
 	}
-}
-
-func flags(roles []types.SystemRole) string {
-	out := make([]string, len(roles))
-	for i, r := range roles {
-		out[i] = r.Flag()
-	}
-	return strings.Join(out, ",")
-}
-
-func clip(s string, n int) string {
-	if len(s) > n {
-		return s[:n] + "..."
-	}
-	return s
-}
-
-func clipAll(values []string) []string {
-	out := make([]string, 0, min(len(values), maxRoles))
-	for _, v := range values[:min(len(values), maxRoles)] {
-		out = append(out, clip(v, 32))
-	}
-	return out
 }

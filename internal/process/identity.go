@@ -42,7 +42,7 @@ func (p *process) makeIdentity(ctx context.Context) (Service, error) {
 	switch {
 	case expired && p.cfg.Join.TokenName != "":
 		p.log.InfoContext(ctx, "the identity in the data directory expired, joining again", "expired", holder.Expires())
-		return nil, p.join(ctx, nil)
+		return nil, p.join(ctx, holder)
 	case expired:
 		return nil, &Error{ExitJoinRefused, fault.Denied("the identity in %s expired at %s, while this process was off: set teleport.auth_token to a new join token and start again",
 			p.cfg.DataDir, holder.Expires().UTC().Format(time.RFC3339))}
@@ -151,18 +151,28 @@ func (p *process) join(ctx context.Context, current *state.Holder) error {
 	backoff := retry.Backoff{Min: time.Second, Max: 30 * time.Second}
 	for {
 		st, err := join.Join(ctx, params)
+		wait := fault.RetryAfter(err)
 		switch {
 		case err == nil:
 			p.log.InfoContext(ctx, "joined the cluster", "cluster", st.Cluster, "host_id", st.HostID, "roles", st.Roles)
 			return p.adopt(st)
 		case ctx.Err() != nil:
 			return nil
+		case wait > 0:
+		case fault.Code(err) == join.CodeIdentityInvalid && params.Current != nil && !time.Now().Before(params.Current.Expires()):
+			// Too old to say who we were: what admits us is the token in any case.
+			p.log.WarnContext(ctx, "the cluster does not know the expired identity any more, joining as a new host", "error", err)
+			params.Current = nil
+			continue
 		case !errors.Is(err, fault.ErrUnreachable) || final(fault.Code(err)):
 			return &Error{ExitJoinRefused, fmt.Errorf("join refused: %w", err)}
 		}
 		p.log.WarnContext(ctx, "cannot join yet, will try again", "error", err)
 		p.health.Degraded("identity", err)
-		if backoff.Wait(ctx) != nil {
+		if wait == 0 {
+			wait = backoff.Next()
+		}
+		if retry.Sleep(ctx, wait) != nil {
 			return nil
 		}
 	}
@@ -193,10 +203,12 @@ func (p *process) joinParams(current *state.Holder) (join.Params, error) {
 	if addr == "" {
 		addr, direct = p.cfg.AuthServer, true
 	}
+	token, pins := config.SplitJoinString(secret)
 	return join.Params{
-		Addr: addr, Direct: direct, Secret: secret, Method: p.cfg.Join.Method,
+		Addr: addr, Direct: direct, Token: token, Method: p.cfg.Join.Method,
+		Methods: p.methods, Settings: p.cfg.Join.Settings, Dir: p.cfg.DataDir,
 		Roles: p.roles(), Hostname: p.cfg.Nodename, Principals: p.principals(),
-		Pins: p.cfg.CAPins, Insecure: p.opts.Insecure, Current: current, Log: p.log,
+		Pins: slices.Concat(p.cfg.CAPins, pins), Insecure: p.opts.Insecure, Current: current, Log: p.log,
 	}, nil
 }
 

@@ -23,6 +23,8 @@ import (
 	"teleport/internal/config"
 	"teleport/internal/control"
 	"teleport/internal/diag"
+	"teleport/internal/join/all"
+	"teleport/internal/join/method"
 	"teleport/internal/service/auth"
 	"teleport/internal/service/ssh"
 	"teleport/internal/state"
@@ -91,6 +93,9 @@ type process struct {
 	ssh     *ssh.Service
 	servers *servers
 
+	// methods are the join methods, for Auth to verify and for this machine to prove by.
+	methods []method.Method
+
 	listeners map[string]net.Listener
 	addrs     Addrs
 
@@ -111,6 +116,7 @@ func newProcess(opts Options) *process {
 		registry:  prometheus.NewRegistry(),
 		cache:     cache.New(),
 		servers:   newServers(),
+		methods:   all.Methods(),
 		listeners: map[string]net.Listener{},
 	}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)

@@ -62,6 +62,7 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 		LocalSocket:  p.cfg.LocalSocket(),
 		PublicAddrs:  publicAddrs,
 		StaticTokens: tokens,
+		JoinMethods:  p.methods,
 		Log:          p.log.With("service", "auth"),
 		Registerer:   p.registry,
 	})
@@ -313,6 +314,10 @@ func (p *process) renewOnce(ctx context.Context) error {
 		if err := p.issueLocal(ctx); err != nil {
 			return err
 		}
+	} else if p.holder.Attests() {
+		if err := p.attest(ctx); err != nil {
+			return err
+		}
 	} else {
 		held := p.holder.State()
 		keep := slices.DeleteFunc(slices.Clone(held.Roles), func(r types.SystemRole) bool { return !slices.Contains(p.roles(), r) })
@@ -332,6 +337,20 @@ func (p *process) renewOnce(ctx context.Context) error {
 		}
 	}
 	return p.conn.Renew()
+}
+
+// attest proves by the join method, as at the first join, that this machine still is
+// what it was, and keeps its host id.
+func (p *process) attest(ctx context.Context) error {
+	params, err := p.joinParams(p.holder)
+	if err != nil {
+		return err
+	}
+	st, err := join.Join(ctx, params)
+	if err != nil {
+		return err
+	}
+	return p.adopt(st)
 }
 
 // renewRetry is how long a failed renewal waits.

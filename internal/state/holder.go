@@ -38,6 +38,7 @@ type view struct {
 	trust   *ca.Trust
 	expires time.Time
 	labels  map[string]string
+	attests bool
 	tls     map[types.SystemRole]*tls.Certificate
 	ssh     map[types.SystemRole]ssh.Signer
 }
@@ -142,6 +143,10 @@ func (h *Holder) Trust() *ca.Trust { return h.current().trust }
 // Labels returns the labels that the join token enforces on this process.
 func (h *Holder) Labels() map[string]string { return maps.Clone(h.current().labels) }
 
+// Attests reports whether the process proves itself anew by its join method, where
+// others renew.
+func (h *Holder) Attests() bool { return h.current().attests }
+
 // HostID returns the id of this host.
 func (h *Holder) HostID() string { return h.current().state.HostID }
 
@@ -183,7 +188,7 @@ func readState(s *State) (*view, error) {
 	if trust.Cluster() != s.Cluster || grant.GetHostId() != s.HostID || grant.GetClusterName() != s.Cluster {
 		return nil, fault.Invalid("the grant is for host %q of cluster %q, expected %q of %q", grant.GetHostId(), grant.GetClusterName(), s.HostID, s.Cluster)
 	}
-	v := &view{state: *s.clone(), trust: trust, labels: grant.GetLabels(), tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
+	v := &view{state: *s.clone(), trust: trust, labels: grant.GetLabels(), attests: grant.GetAttests(), tls: map[types.SystemRole]*tls.Certificate{}, ssh: map[types.SystemRole]ssh.Signer{}}
 	process := &joinv1.ServiceCertificates{Tls: grant.GetCertificates().GetTls(), Ssh: grant.GetCertificates().GetSsh()}
 	if err := v.add("", process, tlsKey, signer); err != nil {
 		return nil, fmt.Errorf("certificate of the process: %w", err)

@@ -110,5 +110,11 @@ func validateToken(t *typesv1.Token, c *checker) {
 		c.add("spec.max_uses", "%d: a token with the role %s is good for one use", s.GetMaxUses(), RoleBot)
 	}
 	c.labels("spec.labels", s.GetLabels())
+	if len(s.GetPrincipals()) > maxJoinRules {
+		c.add("spec.principals", "%d patterns, the most is %d", len(s.GetPrincipals()), maxJoinRules)
+	}
+	for i, p := range s.GetPrincipals() {
+		c.check(fmt.Sprintf("spec.principals[%d]", i), validHostPattern(p))
+	}
 	c.time("status.created", t.GetStatus().GetCreated())
 }

@@ -2,6 +2,7 @@ package types
 
 import (
 	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -85,6 +86,32 @@ func ValidHostname(s string) error {
 		}
 	}
 	return onlyChars(s, "._-")
+}
+
+// MatchHostname reports whether a name fits a pattern: the same, or with `*` for one
+// whole part of the name ("*.example.com").
+func MatchHostname(pattern, name string) bool {
+	p, n := strings.Split(pattern, "."), strings.Split(name, ".")
+	if len(p) != len(n) {
+		return false
+	}
+	for i := range p {
+		if p[i] != n[i] && (p[i] != "*" || n[i] == "") {
+			return false
+		}
+	}
+	return true
+}
+
+// validHostPattern checks what MatchHostname takes.
+func validHostPattern(s string) error {
+	if net.ParseIP(s) != nil {
+		return nil
+	}
+	if s == "*" {
+		return fault.Invalid("%q admits every name: give a domain, such as *.example.com", s)
+	}
+	return ValidHostname(strings.ReplaceAll(s, "*", "x"))
 }
 
 // ValidLabelKey checks the key of a label.

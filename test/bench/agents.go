@@ -19,6 +19,7 @@ import (
 	"teleport/internal/cache"
 	"teleport/internal/control"
 	"teleport/internal/join"
+	"teleport/internal/join/all"
 	"teleport/internal/mux"
 	"teleport/internal/rpc"
 	"teleport/internal/state"
@@ -45,8 +46,8 @@ func joinAgents(ctx context.Context, proxy string, by cluster.Invitation, n int)
 		g.Go(func() error {
 			name := fmt.Sprintf("light-%d", i)
 			st, err := join.Join(ctx, join.Params{
-				Addr: proxy, Secret: by.Token, Roles: []types.SystemRole{types.RoleNode}, Hostname: name, Pins: []string{by.Pin},
-				Dial: fromAnywhere,
+				Addr: proxy, Token: by.Token, Roles: []types.SystemRole{types.RoleNode}, Hostname: name, Pins: []string{by.Pin},
+				Dial: fromAnywhere, Methods: all.Methods(),
 			})
 			if err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"teleport/internal/join"
+	"teleport/internal/join/all"
 	"teleport/internal/types"
 )
 
@@ -34,8 +35,8 @@ func joins(ctx context.Context, b *bench) error {
 		counted bool
 	}{{"direct to Auth", true, 1, true}, {"direct to Auth", true, 8, true}, {"direct to Auth", true, 64, true}, {"through the Proxy", false, 8, false}} {
 		params := join.Params{
-			Addr: b.world.ProxyAddr, Direct: way.direct, Secret: by.Token, Roles: []types.SystemRole{types.RoleNode},
-			Hostname: "joiner", Pins: []string{by.Pin}, Dial: fromAnywhere,
+			Addr: b.world.ProxyAddr, Direct: way.direct, Token: by.Token, Roles: []types.SystemRole{types.RoleNode},
+			Hostname: "joiner", Pins: []string{by.Pin}, Dial: fromAnywhere, Methods: all.Methods(),
 		}
 		if way.direct {
 			params.Addr = b.world.AuthAddr

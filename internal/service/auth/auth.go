@@ -32,6 +32,7 @@ import (
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/join"
+	"teleport/internal/join/method"
 	"teleport/internal/keys"
 	"teleport/internal/keystore"
 	"teleport/internal/login"
@@ -59,8 +60,10 @@ type Config struct {
 	// PublicAddrs are the addresses that Auth is reached at directly, host:port.
 	PublicAddrs  []string
 	StaticTokens []StaticToken
-	Log          *slog.Logger
-	Now          func() time.Time
+	// JoinMethods are the join methods that tokens may have.
+	JoinMethods []method.Method
+	Log         *slog.Logger
+	Now         func() time.Time
 	// Registerer takes the metrics; nil keeps none.
 	Registerer prometheus.Registerer
 }
@@ -192,7 +195,7 @@ func (s *Service) makeServer() error {
 	}
 	s.authorizer = authz.New(s.roles).WithUsers(s.user).WithLog(s.cfg.Log)
 	s.join = join.NewServer(join.ServerConfig{
-		Store: s.store, Signer: s.signer, Trust: s.Trust, Cluster: s.ClusterName, Now: s.cfg.Now, Log: s.cfg.Log,
+		Store: s.store, Signer: s.signer, Trust: s.Trust, Cluster: s.ClusterName, Methods: s.cfg.JoinMethods, Now: s.cfg.Now, Log: s.cfg.Log,
 	})
 	people, err := login.New(login.Config{
 		Store: s.store, Signer: s.signer, Trust: s.Trust, Authorizer: s.authorizer, Cluster: s.ClusterName, ProxyAddr: s.proxyAddr,

@@ -33,6 +33,7 @@ import (
 	"teleport/internal/control"
 	"teleport/internal/fault"
 	"teleport/internal/join"
+	"teleport/internal/join/all"
 	"teleport/internal/keys"
 	"teleport/internal/keystore"
 	"teleport/internal/rpc"
@@ -64,6 +65,7 @@ func start(t *testing.T, dir string, b backend.Backend, edits ...func(*auth.Conf
 	}
 	c := &cluster{dir: dir, addr: ln.Addr().String(), registry: prometheus.NewRegistry(), done: make(chan error, 1)}
 	cfg := auth.Config{
+		JoinMethods: all.Methods(),
 		ClusterName: "main.example.com", DataDir: dir, HostID: hostID, Hostname: "auth-1", Backend: b, Listener: ln, LocalSocket: filepath.Join(dir, "auth.sock"), Registerer: c.registry,
 	}
 	for _, edit := range edits {
@@ -115,7 +117,7 @@ func (c *cluster) token(t *testing.T, roles ...string) string {
 func (c *cluster) joinAs(t *testing.T, secret string, roles ...types.SystemRole) (*state.Holder, error) {
 	t.Helper()
 	st, err := join.Join(t.Context(), join.Params{
-		Addr: c.addr, Direct: true, Secret: secret, Roles: roles, Hostname: "web-1", Pins: c.Trust().Pins(),
+		Addr: c.addr, Direct: true, Token: secret, Roles: roles, Hostname: "web-1", Pins: c.Trust().Pins(), Methods: all.Methods(),
 	})
 	if err != nil {
 		return nil, err
