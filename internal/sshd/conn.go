@@ -23,7 +23,8 @@ type Conn struct {
 	sessions atomic.Int64
 	noMore   atomic.Bool
 	// active is the time of LastActive.
-	active atomic.Int64
+	active   atomic.Int64
+	forwards forwards
 }
 
 // User is the operating-system user that the client logs in as.
@@ -51,8 +52,9 @@ func (s *Server) serve(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel
 	}
 	var work sync.WaitGroup
 	defer work.Wait()
+	defer c.forwards.close()
 	defer cancel()
-	work.Go(func() { serveGlobal(c, reqs) })
+	work.Go(func() { s.serveGlobal(ctx, c, reqs, &work) })
 	work.Go(func() { s.keepAlive(ctx, c) })
 	for nc := range chans {
 		s.channel(ctx, c, nc, &work)
@@ -64,8 +66,11 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 	c.touch()
 	switch nc.ChannelType() {
 	case "session":
-	case "direct-tcpip", "direct-streamlocal@openssh.com":
-		_ = nc.Reject(ssh.Prohibited, "port forwarding is not supported by this server yet")
+	case directTCP, directUnix:
+		work.Go(func() {
+			defer s.guard(ctx, c)
+			s.direct(ctx, c, nc)
+		})
 		return
 	default:
 		_ = nc.Reject(ssh.UnknownChannelType, "channel type "+printable(nc.ChannelType())+" is not supported")
@@ -86,29 +91,39 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 	}
 	work.Go(func() {
 		defer c.sessions.Add(-1)
-		defer func() {
-			if r := recover(); r != nil {
-				s.cfg.Log.ErrorContext(ctx, "panic in ssh session", "panic", r, "stack", string(debug.Stack()))
-				_ = c.ssh.Close()
-			}
-		}()
+		defer s.guard(ctx, c)
 		s.session(ctx, c, nc)
 	})
 }
 
-// serveGlobal answers requests that are not about a channel. Only keepalives are
-// known: forwarding of ports is refused.
-func serveGlobal(c *Conn, reqs <-chan *ssh.Request) {
+// guard ends the connection, and nothing else, when something of it panics.
+func (s *Server) guard(ctx context.Context, c *Conn) {
+	if r := recover(); r != nil {
+		s.cfg.Log.ErrorContext(ctx, "panic in ssh connection", "panic", r, "stack", string(debug.Stack()))
+		_ = c.ssh.Close()
+	}
+}
+
+// serveGlobal answers requests that are not about a channel, one after the other.
+func (s *Server) serveGlobal(ctx context.Context, c *Conn, reqs <-chan *ssh.Request, work *sync.WaitGroup) {
+	defer s.guard(ctx, c)
 	for r := range reqs {
 		switch r.Type {
 		case keepAliveRequest:
 			_ = r.Reply(true, nil)
+			continue
 		case noMoreSessions:
 			c.noMore.Store(true)
 			_ = r.Reply(true, nil)
+		case listenTCP, listenUnix:
+			ok, answer := s.listen(ctx, c, r, work)
+			_ = r.Reply(ok, answer)
+		case cancelTCP, cancelUnix:
+			_ = r.Reply(c.cancel(r), nil)
 		default:
 			_ = r.Reply(false, nil)
 		}
+		c.touch()
 	}
 }
 

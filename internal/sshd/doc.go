@@ -10,5 +10,8 @@
 //	publickey proved           Config.Authorize: may it? (never called for a mere offer)
 //	channel "session"          env, pty-req, then one of shell, exec, subsystem
 //	                           Config.Session runs it; its Exit becomes exit-status
+//	channel "direct-..."       Forwarding.Dial, then bytes both ways
+//	"tcpip-forward" and alike  Forwarding.Listen; each connection is a channel back
+//	"auth-agent-req", "x11-req" in a session: Forwarding.Agent, Forwarding.X11
 //	anything else              refused
 package sshd

@@ -25,6 +25,8 @@ const (
 	DefaultMaxSessions      = 32
 	DefaultKillAfter        = 5 * time.Second
 	DefaultDrain            = 5 * time.Second
+	DefaultMaxForwards      = 512
+	DefaultMaxListeners     = 64
 )
 
 // pendingGrace is how long a connection may take to log in before it has to make
@@ -42,6 +44,9 @@ type Login struct {
 	// CriticalOptions are those of the certificate behind it. source-address is
 	// enforced here; a login with any other is refused.
 	CriticalOptions map[string]string
+	// Extensions are those of the certificate behind the key. They are for the caller:
+	// nothing is made of them here.
+	Extensions map[string]string
 	// NoTerminal refuses pseudo terminals.
 	NoTerminal bool
 	// MaxSessions bounds the session channels of the connection further than the
@@ -68,6 +73,8 @@ type Config struct {
 	// opened on it; ctx ends with it. What it returns is called when all of it is
 	// over. It may be nil.
 	Connected func(ctx context.Context, c *Conn) (ended func())
+	// Resized is told when the client's terminal has another size. It may be nil.
+	Resized func(s *Session, size Size)
 	// Session runs what the client asked for on a session channel and returns how
 	// it ended. ctx ends when the channel or the connection does.
 	Session func(ctx context.Context, s *Session) Exit
@@ -90,6 +97,12 @@ type Config struct {
 	MaxPending int
 	// MaxSessions bounds the session channels of one connection.
 	MaxSessions int
+	// Forwarding is what clients may do beyond sessions.
+	Forwarding Forwarding
+	// MaxForwards bounds the forwarded connections of one connection that are open at
+	// the same time, MaxListeners its listeners.
+	MaxForwards  int
+	MaxListeners int
 	// KillAfter is how long a process may live on after the hang-up signal.
 	KillAfter time.Duration
 	// Drain is how long output may pause, after the command itself has ended,
@@ -126,6 +139,8 @@ func New(cfg Config) (*Server, error) {
 	setDefault(&cfg.KeepAliveMax, DefaultKeepAliveMax)
 	setDefault(&cfg.MaxPending, DefaultMaxPending)
 	setDefault(&cfg.MaxSessions, DefaultMaxSessions)
+	setDefault(&cfg.MaxForwards, DefaultMaxForwards)
+	setDefault(&cfg.MaxListeners, DefaultMaxListeners)
 	setDefault(&cfg.KillAfter, DefaultKillAfter)
 	setDefault(&cfg.Drain, DefaultDrain)
 	setDefault(&cfg.Version, "Teleport")

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"context"
+	"net"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -55,6 +56,14 @@ type Session struct {
 
 	// inputs are the copies from the client; they end with the channel.
 	inputs sync.WaitGroup
+
+	// Agent and display: what was opened for them, and what programs are told. Notes
+	// are why they were refused.
+	agent, x11 bool
+	listeners  []net.Listener
+	extraEnv   []string
+	extras     sync.WaitGroup
+	notes      []string
 }
 
 // ID is a random UUID.
@@ -71,6 +80,12 @@ func (s *Session) Command() string { return s.command }
 
 // Env are the accepted variables, in the form NAME=value.
 func (s *Session) Env() []string { return slices.Clone(s.env) }
+
+// ForwardEnv are the variables that lead to the client's agent and display.
+func (s *Session) ForwardEnv() []string { return slices.Clone(s.extraEnv) }
+
+// Notes are texts for the user: why an agent or a display was refused.
+func (s *Session) Notes() []string { return slices.Clone(s.notes) }
 
 // Interactive reports whether the client asked for a terminal.
 func (s *Session) Interactive() bool { return s.pty != nil }
@@ -149,6 +164,7 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 		cancel()
 		_ = ch.Close()
 		run.Wait()
+		se.closeExtra()
 		se.closeTerminal()
 		se.inputs.Wait()
 	}()
@@ -165,7 +181,7 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 			_ = r.Reply(se.live(r), nil)
 			continue
 		}
-		_ = r.Reply(s.prepare(se, r), nil)
+		_ = r.Reply(s.prepare(ctx, se, r), nil)
 	}
 }
 
@@ -196,7 +212,7 @@ func (s *Server) start(se *Session, r *ssh.Request, started *bool) bool {
 }
 
 // prepare handles what may come before the start and reports success.
-func (s *Server) prepare(se *Session, r *ssh.Request) bool {
+func (s *Server) prepare(ctx context.Context, se *Session, r *ssh.Request) bool {
 	switch r.Type {
 	case "env":
 		name, value, err := parseEnv(r.Payload)
@@ -214,6 +230,10 @@ func (s *Server) prepare(se *Session, r *ssh.Request) bool {
 		return true
 	case "window-change":
 		return se.live(r)
+	case agentRequest:
+		return s.agent(ctx, se)
+	case x11Request:
+		return s.display(ctx, se, r.Payload)
 	}
 	return false
 }
@@ -223,10 +243,18 @@ func (s *Session) live(r *ssh.Request) bool {
 	switch r.Type {
 	case "window-change":
 		size, err := parseSize(r.Payload)
-		return err == nil && s.resize(size)
+		if err != nil || !s.resize(size) {
+			return false
+		}
+		if s.kind != "" && s.cfg.Resized != nil {
+			s.cfg.Resized(s, size)
+		}
+		return true
 	case "signal":
 		sig, err := parseSignal(r.Payload)
 		return err == nil && s.signal(sig)
+	case "break":
+		return s.sendBreak()
 	}
 	return false
 }
@@ -242,6 +270,13 @@ func (s *Session) resize(size Size) bool {
 		return s.terminal.resize(size) == nil
 	}
 	return true
+}
+
+// sendBreak passes a break (RFC 4335) on to the terminal.
+func (s *Session) sendBreak() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.terminal != nil && s.terminal.sendBreak() == nil
 }
 
 // signal sends sig to the process; one that does not run yet gets it then.

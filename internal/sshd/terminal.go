@@ -80,6 +80,11 @@ func (t *Terminal) resize(s Size) error {
 	})
 }
 
+// sendBreak sends a break on the line.
+func (t *Terminal) sendBreak() error {
+	return t.control(func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRK, 0) })
+}
+
 // foreground is the process group in front, or 0.
 func (t *Terminal) foreground() int {
 	pgrp := 0
