@@ -110,6 +110,7 @@ the join, 4 the data directory cannot be used.`,
 	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
 	root.AddCommand(
 		newStart(),
+		a.newJoin(),
 		a.newConfigure(),
 		a.newNode(),
 		a.newInstall(),

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"teleport/internal/config"
 	"teleport/internal/fault"
@@ -51,7 +52,11 @@ Exit codes: 0 stopped in an orderly way, 1 error, 2 wrong usage or configuration
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runStart(cmd.Context(), o) },
 	}
-	f := cmd.Flags()
+	o.flags(cmd.Flags())
+	return cmd
+}
+
+func (o *startOptions) flags(f *pflag.FlagSet) {
 	f.StringVarP(&o.configFile, "config", "c", "", "configuration file (default /etc/teleport.yaml if it exists)")
 	f.StringVarP(&o.roles, "roles", "r", "", "services to run, of auth, proxy and node (comma-separated)")
 	f.StringVar(&o.token, "token", "", "join token, or the absolute path of a file with it")
@@ -66,7 +71,6 @@ Exit codes: 0 stopped in an orderly way, 1 error, 2 wrong usage or configuration
 	f.StringVar(&o.dataDir, "data-dir", "", "data directory (default "+config.DefaultDataDir+")")
 	f.BoolVarP(&o.debug, "debug", "d", false, "log everything")
 	f.BoolVar(&o.insecure, "insecure", false, "do not verify the server that is joined (never in production)")
-	return cmd
 }
 
 // load returns the configuration with the flags applied, checked as a whole: the

@@ -64,6 +64,16 @@ func Open(dir string) (*Dir, error) {
 	return d, nil
 }
 
+// Peek returns the state that is saved in a directory, as Dir.Load does, without
+// taking the directory: the process that uses it may run and save meanwhile.
+func Peek(dir string) (*State, error) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.Invalid("data directory %q: %w", dir, err)
+	}
+	return (&Dir{path: path}).Load()
+}
+
 // checkDir makes sure that the directory is one, belongs to the user
 // id, and nobody else can write to it.
 func checkDir(path string, uid int) error {
