@@ -127,14 +127,23 @@ func stringToSign(r *http.Request, body []byte, signed, scope []string) string {
 }
 
 func sortedQuery(q url.Values) string {
-	var pairs []string
+	var pairs [][2]string
 	for name, values := range q {
 		for _, v := range values {
-			pairs = append(pairs, queryEscape(name)+"="+queryEscape(v))
+			pairs = append(pairs, [2]string{queryEscape(name), queryEscape(v)})
 		}
 	}
-	sort.Strings(pairs)
-	return strings.Join(pairs, "&")
+	sort.Slice(pairs, func(i, j int) bool {
+		return pairs[i][0] < pairs[j][0] || pairs[i][0] == pairs[j][0] && pairs[i][1] < pairs[j][1]
+	})
+	var b strings.Builder
+	for i, p := range pairs {
+		if i > 0 {
+			b.WriteByte('&')
+		}
+		b.WriteString(p[0] + "=" + p[1])
+	}
+	return b.String()
 }
 
 func queryEscape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }

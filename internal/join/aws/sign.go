@@ -113,14 +113,21 @@ func signedHeaders(headers map[string]string) string {
 	return strings.Join(slices.Sorted(maps.Keys(headers)), ";")
 }
 
+// canonicalQuery sorts by name and then by value, both escaped.
 func canonicalQuery(q url.Values) string {
-	var parts []string
+	escaped := map[string][]string{}
 	for name, values := range q {
 		for _, v := range values {
-			parts = append(parts, escape(name, false)+"="+escape(v, false))
+			name := escape(name, false)
+			escaped[name] = append(escaped[name], escape(v, false))
 		}
 	}
-	slices.Sort(parts)
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(escaped)) {
+		for _, v := range slices.Sorted(slices.Values(escaped[name])) {
+			parts = append(parts, name+"="+v)
+		}
+	}
 	return strings.Join(parts, "&")
 }
 

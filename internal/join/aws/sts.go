@@ -52,14 +52,21 @@ func post(ctx context.Context, client *egress.Client, host string, header http.H
 		return nil, fault.New(fault.ErrUnreachable, "%w", err).WithCode(method.CodeCloudUnreachable)
 	}
 	if resp.Status != http.StatusOK {
-		var answer struct {
-			Code string `xml:"Error>Code"`
-			EC2  string `xml:"Errors>Error>Code"`
-		}
-		_ = xml.Unmarshal(resp.Body, &answer) // a body of another form has no code to show
-		return nil, Refused(host, resp.Status, answer.Code+answer.EC2)
+		return nil, Refused(host, resp.Status, ErrorCode(resp.Body))
 	}
 	return resp.Body, nil
+}
+
+// ErrorCode returns AWS's name of the error in an answer in XML, or "" if it has none.
+func ErrorCode(body []byte) string {
+	var answer struct {
+		Code string `xml:"Error>Code"`
+		EC2  string `xml:"Errors>Error>Code"`
+	}
+	if err := xml.Unmarshal(body, &answer); err != nil {
+		return ""
+	}
+	return answer.Code + answer.EC2
 }
 
 // Refused is the error for an answer of AWS that is not 200; code is AWS's own name of

@@ -173,7 +173,7 @@ func member(raw []byte, names ...string) (json.RawMessage, error) {
 			switch {
 			case !strings.EqualFold(text, name):
 			case text != name || found != nil:
-				return nil, fault.Invalid("it has %s twice", name)
+				return nil, fault.Invalid("it has %s twice, or in other capitals", name)
 			default:
 				found = value
 			}
@@ -193,12 +193,13 @@ func member(raw []byte, names ...string) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// errorCode returns AWS's name of an error, or "".
+// errorCode returns AWS's name of an error, or "". What stands between Auth and STS
+// answers in XML.
 func errorCode(raw []byte) string {
 	value, err := member(raw, "Error", "Code")
 	var code string
 	if err != nil || json.Unmarshal(value, &code) != nil {
-		return ""
+		return aws.ErrorCode(raw)
 	}
 	return code
 }
