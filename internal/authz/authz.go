@@ -30,11 +30,12 @@ type RolesFunc func(ctx context.Context, names []string) ([]*typesv1.Role, error
 // UserFunc fails with fault.ErrNotFound if there is no user of the name, as it is now.
 type UserFunc func(ctx context.Context, name string) error
 
-// Authorizer decides about callers. It has no state but the roles and users it asks
-// for.
+// Authorizer decides about callers. It has no state but the roles, users and locks it
+// asks for.
 type Authorizer struct {
 	roles RolesFunc
 	user  UserFunc
+	locks Locks
 	log   *slog.Logger
 }
 
@@ -45,13 +46,13 @@ func New(roles RolesFunc) *Authorizer {
 
 // WithLog returns an Authorizer that writes every refusal and its reason to the log.
 func (a *Authorizer) WithLog(log *slog.Logger) *Authorizer {
-	return &Authorizer{roles: a.roles, user: a.user, log: log}
+	return &Authorizer{roles: a.roles, user: a.user, locks: a.locks, log: log}
 }
 
 // WithUsers returns an Authorizer that asks the function about each user: who was
 // deleted is refused, however long the certificate is good.
 func (a *Authorizer) WithUsers(user UserFunc) *Authorizer {
-	return &Authorizer{roles: a.roles, user: user, log: a.log}
+	return &Authorizer{roles: a.roles, user: user, locks: a.locks, log: a.log}
 }
 
 // Authorize decides whether the caller may make a call of the method, named
@@ -65,6 +66,9 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 	}
 	if err := r.admits(caller); err != nil {
 		return a.refuse(ctx, caller, err, "method", fullMethod)
+	}
+	if err := a.locked(ctx, r, caller, fullMethod); err != nil {
+		return err
 	}
 	if caller.User() == nil {
 		return nil
@@ -173,7 +177,7 @@ func (a *Authorizer) Subject(ctx context.Context, caller rpc.Caller) (access.Sub
 	if err != nil {
 		return access.Subject{}, fmt.Errorf("load roles of user %q: %w", user.Name, err)
 	}
-	return access.Subject{User: user.Name, Roles: roles, Traits: user.Traits}, nil
+	return access.Subject{User: user.Name, Roles: roles, Traits: user.Traits, Locks: a.inForce()}, nil
 }
 
 // refuse logs a refusal and returns it.

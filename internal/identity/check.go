@@ -69,6 +69,11 @@ func (u *User) check() error {
 		}
 		seen[l] = true
 	}
+	if u.MFADevice != "" {
+		if err := CheckHostID(u.MFADevice); err != nil {
+			return fault.Invalid("id of the second factor of user %q: expected 1 to %d letters, digits, dashes and underscores", u.Name, maxHostID)
+		}
+	}
 	for name, values := range u.Traits {
 		if err := checkText("trait name", name, maxName); err != nil {
 			return err

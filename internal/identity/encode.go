@@ -28,6 +28,7 @@ type userPayload struct {
 	Roles  []string            `json:"roles,omitempty"`
 	Logins []string            `json:"logins,omitempty"`
 	Traits map[string][]string `json:"traits,omitempty"`
+	Device string              `json:"mfa_device,omitempty"`
 }
 
 type hostPayload struct {
@@ -41,7 +42,7 @@ type hostPayload struct {
 func (id *Identity) payload() payload {
 	p := payload{Version: formatVersion, Cluster: id.Cluster}
 	if u := id.User; u != nil {
-		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits}
+		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice}
 	}
 	if h := id.Host; h != nil {
 		p.Host = &hostPayload{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation}
@@ -55,7 +56,7 @@ func (p payload) identity() (*Identity, error) {
 	}
 	id := &Identity{Cluster: p.Cluster}
 	if u := p.User; u != nil {
-		id.User = &User{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits}
+		id.User = &User{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, MFADevice: u.Device}
 	}
 	if p.Host != nil {
 		id.Host = p.Host.host()

@@ -29,6 +29,9 @@ type User struct {
 	// principals). Empty means none.
 	Logins []string
 	Traits map[string][]string
+	// MFADevice is the id of the device that the user logged in with; empty when none
+	// was asked for.
+	MFADevice string
 }
 
 // Host is a joined process.

@@ -25,7 +25,7 @@ import (
 func user() *identity.Identity {
 	return &identity.Identity{Cluster: "example.com", User: &identity.User{
 		Name: "alice@example.com", Roles: []string{"access", "editor"}, Logins: []string{"root", "alice"},
-		Traits: map[string][]string{"team": {"red", "blü <b>"}, "none": {}},
+		Traits: map[string][]string{"team": {"red", "blü <b>"}, "none": {}}, MFADevice: "6f1c0e7d-4b0a",
 	}}
 }
 
@@ -103,6 +103,8 @@ func TestCheck(t *testing.T) {
 		"user_bidi":        u(func(u *identity.User) { u.Name = "a\u202eb" }),
 		"user_long":        u(func(u *identity.User) { u.Name = strings.Repeat("a", 257) }),
 		"login_comma":      u(func(u *identity.User) { u.Logins = []string{"deploy,root"} }),
+		"device_escape":    u(func(u *identity.User) { u.MFADevice = "a\x1b[2J" }),
+		"device_long":      u(func(u *identity.User) { u.MFADevice = strings.Repeat("a", 65) }),
 		"login_space":      u(func(u *identity.User) { u.Logins = []string{"root "} }),
 		"login_empty":      u(func(u *identity.User) { u.Logins = []string{""} }),
 		"login_dash":       u(func(u *identity.User) { u.Logins = []string{"-oProxyCommand"} }),

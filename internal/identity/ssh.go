@@ -21,6 +21,7 @@ const (
 	extUser    = "teleport-user" + SSHExtensionSuffix
 	extRoles   = "teleport-roles" + SSHExtensionSuffix
 	extTraits  = "teleport-traits" + SSHExtensionSuffix
+	extDevice  = "teleport-mfa-device" + SSHExtensionSuffix
 )
 
 // EncodeSSH writes the identity into an SSH certificate: type, key id, extensions
@@ -47,6 +48,9 @@ func (id *Identity) EncodeSSH(c *ssh.Certificate) error {
 		}
 		if len(u.Traits) > 0 {
 			parts[extTraits] = u.Traits
+		}
+		if u.MFADevice != "" {
+			parts[extDevice] = u.MFADevice
 		}
 	} else {
 		c.CertType, c.KeyId = ssh.HostCert, id.Host.ID+"."+id.Cluster
@@ -82,7 +86,7 @@ func FromSSH(c *ssh.Certificate) (*Identity, error) {
 			return nil, err
 		}
 		id.User, keyID = u, u.Name
-		known = []string{extCluster, extUser, extRoles, extTraits}
+		known = []string{extCluster, extUser, extRoles, extTraits, extDevice}
 	case ssh.HostCert:
 		var h hostPayload
 		if err := extension(c, extHost, &h); err != nil {
@@ -129,6 +133,14 @@ func userFromSSH(c *ssh.Certificate) (*User, error) {
 	if _, ok := c.Extensions[extTraits]; ok {
 		if err := extension(c, extTraits, &u.Traits); err != nil {
 			return nil, err
+		}
+	}
+	if _, ok := c.Extensions[extDevice]; ok {
+		if err := extension(c, extDevice, &u.MFADevice); err != nil {
+			return nil, err
+		}
+		if u.MFADevice == "" {
+			return nil, fault.Invalid("SSH certificate has an empty extension %q", extDevice)
 		}
 	}
 	for name, size := range map[string]int{extRoles: len(u.Roles), extTraits: len(u.Traits)} {

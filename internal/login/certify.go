@@ -41,10 +41,14 @@ func checkKeys(k *loginv1.PublicKeys) (*loginv1.PublicKeys, error) {
 }
 
 // certify signs certificates for a user as its roles are now, and makes the event
-// about them. A user that may log in nowhere gets the TLS certificate only.
-func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.User, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, *auditv1.Event, error) {
+// about them. A user that may log in nowhere gets the TLS certificate only, and one
+// that is locked none. Device is that of the second factor, or empty.
+func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.User, device string, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, *auditv1.Event, error) {
 	subject, names, err := s.subject(ctx, user)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.cfg.Store.CheckLocks(ctx, access.Facts{User: subject.User, Roles: names, MFADevice: device}); err != nil {
 		return nil, nil, err
 	}
 	checker := access.NewChecker(subject)
@@ -62,7 +66,7 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	tlsDER, sshWire, err := s.cfg.Signer().User(ca.UserRequest{
 		Identity: identity.Identity{
 			Cluster: s.cfg.Cluster(),
-			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits},
+			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits, MFADevice: device},
 		},
 		TLSKey: public.GetTls(), SSHKey: public.GetSsh(), TTL: ttl,
 		NoLogins: len(logins) == 0, PermitPTY: true, PermitPortForwarding: true,
@@ -78,11 +82,14 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 		User: subject.User, ClusterName: s.cfg.Cluster(), Tls: tlsDER, Ssh: sshWire,
 		Authorities: s.authorities(), Expires: timestamppb.New(cert.NotAfter), Roles: names, Logins: logins,
 	}
-	event := audit.New(audit.CertCreate, map[string]any{
+	fields := map[string]any{
 		"cert_type": "user", "user": subject.User, "roles": names, "logins": logins, "ssh": len(sshWire) > 0,
 		"expires": cert.NotAfter, "serial": cert.SerialNumber.Text(16), "issued_to": caller.Name(), "addr.remote": caller.Addr, "success": true,
-	})
-	return certificates, event, nil
+	}
+	if device != "" {
+		fields["mfa_device_uuid"] = device
+	}
+	return certificates, audit.New(audit.CertCreate, fields), nil
 }
 
 // subject returns the user with the roles that exist, and their names. A role
@@ -148,7 +155,7 @@ func (s *Server) SignUser(ctx context.Context, req *userv1.SignUserRequest) (*us
 	if err := s.cfg.Authorizer.Verb(ctx, caller, types.KindUser, types.VerbCreate, user); err != nil {
 		return nil, err
 	}
-	certificates, event, err := s.certify(ctx, caller, user, public, ttl)
+	certificates, event, err := s.certify(ctx, caller, user, "", public, ttl)
 	if err != nil {
 		return nil, err
 	}

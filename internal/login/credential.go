@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -42,6 +43,9 @@ func judge(c *typesv1.Credential, passwordOK bool, code string, now time.Time) v
 	if passwordOK && codeOK {
 		next.Spec.TotpLastStep = step
 		next.Spec.Failures = nil
+		if next.Spec.GetTotpDeviceId() == "" { // of a version before these ids
+			next.Spec.TotpDeviceId = uuid.NewString()
+		}
 		return verdict{next: next}
 	}
 	v := verdict{reason: "wrong password", next: next}

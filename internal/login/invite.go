@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	auditv1 "teleport/api/audit/v1"
@@ -150,19 +151,19 @@ func (s *Server) redeem(ctx context.Context, a redemption, token *typesv1.UserTo
 		return nil, fmt.Errorf("read user %q: %w", a.user, err)
 	}
 	credential := &typesv1.Credential{Kind: types.KindCredential, Metadata: &typesv1.Metadata{Name: a.user}}
-	credential.Spec = &typesv1.CredentialSpec{PasswordHash: a.hash, TotpSecret: token.GetSpec().GetTotpSecret(), TotpLastStep: step}
+	credential.Spec = &typesv1.CredentialSpec{PasswordHash: a.hash, TotpSecret: token.GetSpec().GetTotpSecret(), TotpLastStep: step, TotpDeviceId: uuid.NewString()}
 	if err := types.Check(credential); err != nil {
 		return nil, fmt.Errorf("make credential: %w", err)
 	}
 	fields := a.fields(true)
 	fields["usage"], fields["token_id"] = token.GetSpec().GetUsage(), token.GetMetadata().GetName()
 	device := a.fields(true)
-	device["mfa_device_type"] = "TOTP"
+	device["mfa_device_type"], device["mfa_device_uuid"] = "TOTP", credential.GetSpec().GetTotpDeviceId()
 	events := []*auditv1.Event{audit.New(audit.PasswordChange, fields), audit.New(audit.MFAAdd, device)}
 	var certificates *loginv1.UserCertificates
 	if a.keys != nil {
 		var issued *auditv1.Event
-		if certificates, issued, err = s.certify(ctx, a.caller, user, a.keys, a.ttl); err != nil {
+		if certificates, issued, err = s.certify(ctx, a.caller, user, credential.GetSpec().GetTotpDeviceId(), a.keys, a.ttl); err != nil {
 			return nil, err
 		}
 		events = append(events, audit.New(audit.UserLogin, a.fields(true)), issued)

@@ -28,7 +28,13 @@ func TestLogin(t *testing.T) {
 	secret := e.person(t, "bob", []string{"access"}, "root", "ubuntu")
 	got, err := e.login(t.Context(), "bob", password, login.Code(secret, e.now()))
 	must(t, err)
-	want := &identity.User{Name: "bob", Roles: []string{"access"}, Logins: []string{"root", "ubuntu"}, Traits: map[string][]string{"logins": {"root", "ubuntu"}}}
+	credential, err := store.Get[*typesv1.Credential](t.Context(), e.store, types.KindCredential, "bob")
+	must(t, err)
+	device := credential.GetSpec().GetTotpDeviceId()
+	if device == "" || e.count(t, audit.MFAAdd, "mfa_device_uuid", device) != 1 {
+		t.Errorf("the device has the id %q, want one that its event names", device)
+	}
+	want := &identity.User{MFADevice: device, Name: "bob", Roles: []string{"access"}, Logins: []string{"root", "ubuntu"}, Traits: map[string][]string{"logins": {"root", "ubuntu"}}}
 	if diff := cmp.Diff(want, e.tlsIdentity(t, got.GetTls()).User); diff != "" {
 		t.Errorf("TLS certificate: %s", diff)
 	}

@@ -153,7 +153,7 @@ func (s *Server) conclude(ctx context.Context, a attempt, v verdict, public *log
 		default:
 			tx.Check(types.KindUser, a.user, user.GetMetadata().GetRevision())
 			var issued *auditv1.Event
-			certificates, issued, err = s.certify(ctx, a.caller, user, public, ttl)
+			certificates, issued, err = s.certify(ctx, a.caller, user, v.next.GetSpec().GetTotpDeviceId(), public, ttl)
 			if err != nil {
 				v.reason, answer = fmt.Sprintf("no certificate: %v", err), err
 				break
