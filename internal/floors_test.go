@@ -31,7 +31,7 @@ var floors = []struct {
 	}},
 	{4, []string{
 		"internal/ca", "internal/cache", "internal/store",
-		"internal/join/jwt", "internal/join/aws", "internal/join/cms", "internal/join/jointest",
+		"internal/join/jwt", "internal/join/evidence", "internal/join/aws", "internal/join/cms", "internal/join/jointest",
 	}},
 	{5, []string{
 		"internal/rpc", "internal/mux", "internal/state",

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -160,11 +161,7 @@ func details(fields map[string]*structpb.Value) string {
 		if slices.Contains(noise(), name) {
 			continue
 		}
-		text := fieldText(fields[name])
-		if strings.ContainsAny(text, " \"") || text == "" {
-			text = fmt.Sprintf("%q", text)
-		}
-		parts = append(parts, name+"="+text)
+		parts = append(parts, name+"="+fieldText(fields[name]))
 	}
 	line := []rune(strings.Join(parts, " "))
 	if len(line) > maxDetails {
@@ -173,12 +170,22 @@ func details(fields map[string]*structpb.Value) string {
 	return string(line)
 }
 
+// fieldText writes a value as JSON has it, but for plain words, which need no quotes.
 func fieldText(v *structpb.Value) string {
 	switch k := v.GetKind().(type) {
 	case *structpb.Value_StringValue:
+		if k.StringValue == "" || strings.ContainsAny(k.StringValue, " \"") {
+			return strconv.Quote(k.StringValue)
+		}
 		return k.StringValue
 	case *structpb.Value_NumberValue:
 		return strconv.FormatFloat(k.NumberValue, 'f', -1, 64)
 	}
-	return fmt.Sprint(v.AsInterface())
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v.AsInterface()); err != nil {
+		return "?"
+	}
+	return strings.TrimSpace(out.String())
 }

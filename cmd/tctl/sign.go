@@ -14,7 +14,12 @@ import (
 	"teleport/internal/client/screen"
 )
 
-const defaultSignTTL = 12 * time.Hour
+const (
+	defaultSignTTL = 12 * time.Hour
+	// shortened is by how much the life must fall short of --ttl to be worth a word:
+	// clocks differ.
+	shortened = 2 * time.Minute
+)
 
 type signOptions struct {
 	user, out, format string
@@ -78,6 +83,9 @@ func runAuthSign(ctx context.Context, a *app, o signOptions) error {
 			if err := a.print("The credentials have been written to %s\n", screen.Escape(name)); err != nil {
 				return err
 			}
+		}
+		if left := creds.Expires().Sub(a.now()); left < o.ttl-shortened {
+			_, _ = fmt.Fprintf(a.Err, "--ttl=%s was shortened to %s: neither a role of %s nor the cluster allows more.\n", o.ttl, left.Round(time.Minute), screen.Escape(o.user))
 		}
 		return a.print("They are good until %s\n", creds.Expires().UTC().Format(time.RFC3339))
 	})

@@ -161,6 +161,13 @@ func TestAuthSign(t *testing.T) {
 		t.Error(err)
 	}
 	ok(t, "", "-i", path, "--auth-server="+c.Addr, "status")
+	c.MaxTTL = 30 * time.Hour
+	if _, _, talk := tctl(t, "", "auth", "sign", "--user=bot", "--out="+path, "--overwrite", "--ttl=30h"); talk != "" {
+		t.Errorf("nothing was shortened, and it says %q", talk)
+	}
+	if _, out, talk := tctl(t, "", "auth", "sign", "--user=bot", "--out="+path, "--overwrite", "--ttl=100h"); !strings.Contains(talk, "--ttl=100h0m0s was shortened to 30h0m0s: neither a role of bot") || strings.Contains(out, "shortened") {
+		t.Errorf("a life that was shortened: %q, %q", out, talk)
+	}
 	fails(t, 2, "--user and --out", "auth", "sign", "--user=bot")
 	fails(t, 2, "unknown format", "auth", "sign", "--user=bot", "--out=x", "--format=pkcs12")
 }
@@ -180,12 +187,14 @@ func TestAuditLs(t *testing.T) {
 		"user": "alice", "login": "root", "server_hostname": "web-1", "namespace": "default", "command": strings.Repeat("x", 200),
 	})
 	event("user.login", "T1000W", time.Hour, map[string]any{"user": "ev\x1bil", "success": false, "error": "wrong password"})
-	event("instance.join", "TJ002I", 2*time.Hour, map[string]any{"host_id": "x", "rx": 20000021, "proto": "ssh"})
+	event("instance.join", "TJ002I", 2*time.Hour, map[string]any{
+		"host_id": "x", "rx": 20000021, "proto": "ssh", "roles": []any{"Node", "A\x1b"}, "attributes": map[string]any{"b": []any{"<2>"}, "a": nil},
+	})
 	want := `Time (UTC)          Type          Code   User     Details
 ------------------- ------------- ------ -------- ` + strings.Repeat("-", 123) + `
 2023-03-30 18:11:52 session.start T2000I alice    command=` + strings.Repeat("x", 112) + `...
 2023-03-30 17:12:52 user.login    T1000W ev\x1bil error="wrong password" success=false
-2023-03-30 16:12:52 instance.join TJ002I          host_id=x rx=20000021
+2023-03-30 16:12:52 instance.join TJ002I          attributes={"a":null,"b":["<2>"]} host_id=x roles=["Node","A\u001b"] rx=20000021
 `
 	if diff := cmp.Diff(want, ok(t, "", "audit", "ls")); diff != "" {
 		t.Error(diff)

@@ -19,7 +19,6 @@ import (
 	tokenv1 "teleport/api/token/v1"
 	"teleport/internal/client/screen"
 	"teleport/internal/fault"
-	"teleport/internal/keys"
 	"teleport/internal/types"
 )
 
@@ -34,7 +33,7 @@ type tokenOptions struct {
 
 func newTokens(a *app) *cobra.Command {
 	return screen.Group(&cobra.Command{Use: "tokens", Aliases: []string{"token"}, Short: "Invite machines to the cluster"},
-		newTokensAdd(a), newTokensLs(a), newTokensRm(a))
+		newTokensAdd(a), newTokensLs(a), newTokensShow(a), newTokensTest(a), newTokensRm(a))
 }
 
 func newTokensAdd(a *app) *cobra.Command {
@@ -309,19 +308,11 @@ func newTokensRm(a *app) *cobra.Command {
 // its id here and never sent anywhere.
 func runTokensRm(ctx context.Context, a *app, given string) error {
 	return a.with(ctx, func(conn grpc.ClientConnInterface) error {
-		list, err := listTokens(ctx, conn)
+		row, err := findListed(ctx, conn, given)
 		if err != nil {
 			return err
 		}
-		id := ""
-		if slices.ContainsFunc(list, func(t listedToken) bool { return t.ID == given }) {
-			id = given
-		} else if derived := keys.DeriveToken(given).ID; slices.ContainsFunc(list, func(t listedToken) bool { return t.ID == derived }) {
-			id = derived
-		}
-		if id == "" {
-			return fault.NotFound("there is no such token: tctl tokens ls shows the ids")
-		}
+		id := row.ID
 		_, err = tokenv1.NewTokenServiceClient(conn).DeleteToken(ctx, &tokenv1.DeleteTokenRequest{Id: id})
 		if errors.Is(err, fault.ErrNotFound) {
 			return fault.NotFound("token %s has expired or was deleted by somebody else", id)

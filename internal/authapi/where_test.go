@@ -233,7 +233,7 @@ func TestWhereOnNodes(t *testing.T) {
 	r := newRole("own-nodes")
 	r.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{
 		NodeLabels: map[string]*typesv1.Strings{"env": {Values: []string{"dev"}}},
-		Rules: []*typesv1.Rule{{Resources: []string{"node"}, Verbs: []string{"list", "delete"}, Where: `resource.metadata.labels["owner"] == user.metadata.name`}},
+		Rules:      []*typesv1.Rule{{Resources: []string{"node"}, Verbs: []string{"list", "delete"}, Where: `resource.metadata.labels["owner"] == user.metadata.name`}},
 	}}
 	e.put(r, newNode("a", map[string]string{"owner": "eve"}), newNode("b", map[string]string{"env": "dev"}), newNode("c", map[string]string{"owner": "bob"}))
 	api := resourcev1.NewResourceServiceClient(e.dial(e.user("eve", "own-nodes")))

@@ -59,6 +59,8 @@ type Cluster struct {
 	Tokens    *Tokens
 	Status    *statusv1.GetStatusResponse
 	Events    []*auditv1.Event
+	// MaxTTL caps what SignUser signs for; 0 does not.
+	MaxTTL time.Duration
 	// Web is the certificate of the web port; nil is the Proxy's own.
 	Web *tls.Certificate
 	// Node is the SSH service behind the Proxy.

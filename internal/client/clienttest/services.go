@@ -328,9 +328,13 @@ func (s userService) ResetUser(_ context.Context, req *userv1.ResetUserRequest) 
 	return &userv1.ResetUserResponse{Invitation: s.invitation(req.GetTtl().AsDuration())}, nil
 }
 
-// SignUser signs.
+// SignUser signs, for MaxTTL at most.
 func (s userService) SignUser(_ context.Context, req *userv1.SignUserRequest) (*userv1.SignUserResponse, error) {
-	return &userv1.SignUserResponse{Certificates: s.c.Certificates(req.GetKeys(), req.GetUser(), req.GetTtl().AsDuration(), "root")}, nil
+	ttl := req.GetTtl().AsDuration()
+	if s.c.MaxTTL > 0 {
+		ttl = min(ttl, s.c.MaxTTL)
+	}
+	return &userv1.SignUserResponse{Certificates: s.c.Certificates(req.GetKeys(), req.GetUser(), ttl, "root")}, nil
 }
 
 // ping answers /webapi/ping and nothing else.
