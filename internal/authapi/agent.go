@@ -59,6 +59,9 @@ type AgentServer struct {
 
 	mu    sync.Mutex
 	hosts map[string][]*agentStream // oldest first
+	// acknowledged is the revision up to which each host enforces the locks, as it
+	// said last.
+	acknowledged map[string]uint64
 }
 
 // NewAgent returns the handler of AgentService; it works while Run runs.
@@ -70,8 +73,8 @@ func NewAgent(cfg AgentConfig) (*AgentServer, error) {
 	if cfg.Config = checked; cfg.SeenGeneration == nil {
 		return nil, errors.New("authapi: SeenGeneration is required")
 	}
-	s := &AgentServer{cfg: cfg, snapshots: make(chan struct{}, maxSnapshots), hosts: map[string][]*agentStream{}}
-	s.hub, err = newHub(cfg.Store, cfg.Log, s.removed)
+	s := &AgentServer{cfg: cfg, snapshots: make(chan struct{}, maxSnapshots), hosts: map[string][]*agentStream{}, acknowledged: map[string]uint64{}}
+	s.hub, err = newHub(cfg.Store, cfg.Log, s.removed, s.lock)
 	return s, err
 }
 
@@ -151,6 +154,7 @@ func (s *AgentServer) leave(hostID string, a *agentStream) {
 func (s *AgentServer) removed(hostID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	delete(s.acknowledged, hostID)
 	for _, a := range s.hosts[hostID] {
 		a.cancel(fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", hostID).
 			WithCode("host_removed")) // as package join says it
@@ -167,6 +171,8 @@ type agentStream struct {
 	requests chan *agentv1.ControlRequest
 	// broken gets why receive ended.
 	broken chan error
+	// lockdown is set when a lock ends the stream.
+	lockdown atomic.Pointer[lockdown]
 	// announced are the servers that this stream keeps alive.
 	announced []*typesv1.Server
 }
@@ -216,6 +222,10 @@ func (a *agentStream) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What Auth knew when it authorized the call, it may have known before it was ready.
+	if err := a.server.checkHost(a.caller.Host().ID); err != nil {
+		return err
+	}
 	hello := first.GetHello()
 	if hello == nil {
 		return fault.Invalid("a control stream begins with hello")
@@ -248,7 +258,7 @@ func (a *agentStream) begin(ctx context.Context, f *feed, hello *agentv1.Hello) 
 	h := a.server.hub
 	snapshot, next, at, resumed := h.start(f, hello.GetEpoch(), hello.GetRevision())
 	err := a.send(ctx, &agentv1.ControlResponse{Payload: &agentv1.ControlResponse_Welcome{Welcome: &agentv1.Welcome{
-		SoftwareVersion: version.Version, Epoch: h.epoch, Snapshot: !resumed,
+		SoftwareVersion: version.Version, Epoch: h.epoch, Snapshot: !resumed, Acknowledge: true,
 	}}})
 	if err != nil {
 		return 0, err
@@ -344,6 +354,8 @@ func (a *agentStream) take(ctx context.Context, m *agentv1.ControlRequest) error
 		}})
 	case *agentv1.ControlRequest_Announce:
 		return a.announce(ctx, p.Announce)
+	case *agentv1.ControlRequest_Acknowledge:
+		return a.acknowledge(p.Acknowledge.GetRevision())
 	case *agentv1.ControlRequest_Hello:
 		return fault.Invalid("a control stream has one hello")
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	auditv1 "teleport/api/audit/v1"
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
 	"teleport/internal/authz"
 	"teleport/internal/ca"
@@ -21,15 +22,17 @@ import (
 	"teleport/internal/types"
 )
 
-// Config is what the handlers need; every field but Now and Log is required.
+// Config is what the handlers need; every field but LockStatus, Now and Log is required.
 type Config struct {
 	Store      *store.Store
 	Authorizer *authz.Authorizer
 	// Trust returns the present authorities and Cluster the cluster's name.
 	Trust   func() *ca.Trust
 	Cluster func() string
-	Now     func() time.Time
-	Log     *slog.Logger
+	// LockStatus returns who enforces a lock; nil knows nobody.
+	LockStatus func(l *typesv1.Lock) *typesv1.LockStatus
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 func (c Config) checked() (Config, error) {

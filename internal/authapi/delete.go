@@ -62,6 +62,10 @@ func removers(kind string) (remover, bool) {
 		return removeServer, true
 	case types.KindInstance:
 		return removeInstance, true
+	case types.KindLock:
+		return removeLogged(audit.LockDelete, lockFields), true
+	case types.KindClusterAlert:
+		return removeLogged(audit.AlertDelete, alertFields), true
 	}
 	return nil, false
 }

@@ -32,6 +32,8 @@ type hub struct {
 	log   *slog.Logger
 	// onGone is called when an instance was deleted.
 	onGone func(hostID string)
+	// onLock is called when a lock was made or changed.
+	onLock func(l *typesv1.Lock, revision uint64)
 
 	mu    sync.RWMutex
 	ready chan struct{}
@@ -40,6 +42,7 @@ type hub struct {
 	// complete is the revision up to which every change was taken. It is behind the
 	// last one seen, since a transaction arrives as several changes of one revision.
 	complete uint64
+	facts    facts
 	// agents decide with agentKinds only; proxies also find servers and know who was
 	// removed.
 	agents, proxies *feed
@@ -68,7 +71,7 @@ type feed struct {
 }
 
 func agentKinds() []string {
-	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole}
+	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole, types.KindLock}
 }
 
 // proxyKinds also has instance, of which Proxies get no more than that it is there:
@@ -78,13 +81,13 @@ func proxyKinds() []string {
 	return append(agentKinds(), types.KindNode, types.KindProxy, types.KindInstance)
 }
 
-func newHub(s *store.Store, log *slog.Logger, onGone func(string)) (*hub, error) {
+func newHub(s *store.Store, log *slog.Logger, onGone func(string), onLock func(*typesv1.Lock, uint64)) (*hub, error) {
 	var b [16]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, err
 	}
 	return &hub{
-		store: s, log: log, onGone: onGone, ready: make(chan struct{}), current: map[string]map[string]*entry{}, epoch: hex.EncodeToString(b[:]),
+		store: s, log: log, onGone: onGone, onLock: onLock, facts: newFacts(), ready: make(chan struct{}), current: map[string]map[string]*entry{}, epoch: hex.EncodeToString(b[:]),
 		agents:  &feed{kinds: agentKinds(), more: make(chan struct{})},
 		proxies: &feed{kinds: proxyKinds(), more: make(chan struct{})},
 	}, nil
@@ -179,8 +182,18 @@ func (h *hub) take(c types.Change) error {
 	if err != nil {
 		return err
 	}
+	h.add(c, e)
+	if l, ok := c.Resource.(*typesv1.Lock); ok {
+		h.onLock(l, c.Revision)
+	}
+	return nil
+}
+
+// add adds one change to the state and to the feeds.
+func (h *hub) add(c types.Change, e *entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.facts.take(c)
 	h.complete = max(h.complete, c.Revision-1)
 	names := h.current[c.Kind]
 	if names == nil {
@@ -190,7 +203,7 @@ func (h *hub) take(c types.Change) error {
 	old := names[c.Name]
 	switch {
 	case c.Resource == nil && old == nil, c.Resource != nil && same(old, e):
-		return nil // a heartbeat changes nothing that anybody decides with
+		return // a heartbeat changes nothing that anybody decides with
 	case c.Resource == nil:
 		delete(names, c.Name)
 	default:
@@ -201,7 +214,6 @@ func (h *hub) take(c types.Change) error {
 			f.add(e)
 		}
 	}
-	return nil
 }
 
 func newEntry(c types.Change) (*entry, error) {

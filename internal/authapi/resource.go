@@ -48,7 +48,7 @@ func (s *ResourceServer) GetResource(ctx context.Context, req *resourcev1.GetRes
 	if !see(r) {
 		return nil, fault.NotFound("%s %q does not exist", info.Name, clip(req.GetName()))
 	}
-	packed, err := types.ToAny(public(r))
+	packed, err := types.ToAny(s.shown(r))
 	return &resourcev1.GetResourceResponse{Resource: packed}, err
 }
 
@@ -72,7 +72,7 @@ func (s *ResourceServer) ListResources(ctx context.Context, req *resourcev1.List
 		if err != nil {
 			return nil, err
 		}
-		out, bytes, err := pack(page, see)
+		out, bytes, err := s.pack(page, see)
 		if err != nil {
 			return nil, err
 		}
@@ -84,14 +84,14 @@ func (s *ResourceServer) ListResources(ctx context.Context, req *resourcev1.List
 	}
 }
 
-func pack(page []types.Resource, see func(types.Resource) bool) ([]*anypb.Any, int, error) {
+func (s *ResourceServer) pack(page []types.Resource, see func(types.Resource) bool) ([]*anypb.Any, int, error) {
 	out := make([]*anypb.Any, 0, len(page))
 	bytes := 0
 	for _, r := range page {
 		if !see(r) {
 			continue
 		}
-		packed, err := types.ToAny(public(r))
+		packed, err := types.ToAny(s.shown(r))
 		if err != nil {
 			return nil, 0, err
 		}

@@ -42,6 +42,11 @@ func rulesOf(kind string) (rules, bool) {
 	case types.KindToken:
 		// There is no event of its own for a changed token.
 		return rules{audit.JoinTokenCreate, audit.JoinTokenCreate, nameToken, completeToken, tokenFields}, true
+	case types.KindLock:
+		// There is no event of its own for a changed lock.
+		return rules{audit.LockCreate, audit.LockCreate, sameName, completeLock, lockFields}, true
+	case types.KindClusterAlert:
+		return rules{audit.AlertCreate, audit.AlertUpdate, sameName, completeAlert, alertFields}, true
 	}
 	return rules{}, false
 }

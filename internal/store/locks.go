@@ -6,6 +6,7 @@ import (
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/access"
+	"teleport/internal/fault"
 	"teleport/internal/types"
 )
 
@@ -17,4 +18,13 @@ func (s *Store) CheckLocks(ctx context.Context, f access.Facts) error {
 		return fmt.Errorf("read the locks: %w", err)
 	}
 	return access.CheckLocks(locks, f, s.now())
+}
+
+// Revision returns the revision at which a stored resource was last written.
+func Revision(r types.Resource) (uint64, error) {
+	revision, err := parseRevision(r.GetMetadata().GetRevision())
+	if err != nil {
+		return 0, fault.Invalid("%s: %q is not a revision", title(r.GetKind(), r.GetMetadata().GetName()), r.GetMetadata().GetRevision())
+	}
+	return revision, nil
 }

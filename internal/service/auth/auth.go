@@ -128,7 +128,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	if err := s.renewCertificate(); err != nil {
 		return nil, err
 	}
-	return s, s.makeServer()
+	if err := s.makeServer(); err != nil {
+		return nil, err
+	}
+	return s, s.agents.Load(ctx)
 }
 
 // Name returns "auth".
@@ -193,7 +196,7 @@ func (s *Service) makeServer() error {
 	if s.metrics, err = newMetrics(s.cfg.Registerer, func() float64 { return float64(s.agents.Connected()) }); err != nil {
 		return err
 	}
-	s.authorizer = authz.New(s.roles).WithUsers(s.user).WithLog(s.cfg.Log)
+	s.authorizer = authz.New(s.roles).WithUsers(s.user).WithLocks(lockView{s}).WithLog(s.cfg.Log)
 	s.join = join.NewServer(join.ServerConfig{
 		Store: s.store, Signer: s.signer, Trust: s.Trust, Cluster: s.ClusterName, Methods: s.cfg.JoinMethods, Now: s.cfg.Now, Log: s.cfg.Log,
 	})
@@ -206,6 +209,7 @@ func (s *Service) makeServer() error {
 	}
 	api := authapi.Config{
 		Store: s.store, Authorizer: s.authorizer, Trust: s.Trust, Cluster: s.ClusterName, Now: s.cfg.Now, Log: s.cfg.Log,
+		LockStatus: func(l *typesv1.Lock) *typesv1.LockStatus { return s.agents.LockStatus(l) },
 	}
 	resources, err := authapi.NewResource(api)
 	if err != nil {
