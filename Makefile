@@ -34,8 +34,8 @@ demo: build ## a real cluster on this machine: an agent joins and a shell comman
 test: test-deps build ## build, then every test (what CI runs)
 	$(GO) test $(TESTFLAGS) ./...
 
-# The OpenSSH client and server, rsync and sshpass are the peers of the tests.
-PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass
+# The real programs that tests are made with, and the Debian package of each: OpenSSH, rsync, awscli and so on.
+PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass /usr/bin/aws:awscli ip:iproute2
 
 .PHONY: test-deps
 test-deps: ## install what the tests need, if it is missing
