@@ -192,19 +192,20 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// TestProfiles covers the two shared files.
-func TestProfiles(t *testing.T) {
-	cloud := awsfake.New(t)
-	cloud.Add(key("BASE"))
-	cloud.AddRole(roleARN, key("ROLE"), "jwt")
-	rows := map[string]struct {
-		env                 map[string]string
-		credentials, config string
-		want, fail          string
-	}{
+// profileRow is a pair of shared files, and whose key is found: want, or an error
+// with fail in it.
+type profileRow struct {
+	env                 map[string]string
+	credentials, config string
+	want, fail          string
+}
+
+// profileRows covers the two shared files.
+func profileRows() map[string]profileRow {
+	return map[string]profileRow{
 		"named in credentials":  {map[string]string{"AWS_PROFILE": "ci"}, "[default]\n" + keyLines("X") + "[ci]\n" + keyLines("CI"), "", key("CI").ID, ""},
 		"named in config":       {map[string]string{"AWS_PROFILE": "ci"}, "", "[profile ci]\n" + keyLines("CI"), key("CI").ID, ""},
-		"blanks in the section": {map[string]string{"AWS_PROFILE": "ci"}, "", "[ profile   ci ]\n" + keyLines("CI"), key("CI").ID, ""},
+		"blanks in the section": {map[string]string{"AWS_PROFILE": "ci"}, "", "[profile   ci]\n" + keyLines("CI"), key("CI").ID, ""},
 		"profile default":       {nil, "", "[profile default]\n" + keyLines("P") + "[default]\n" + keyLines("D"), key("P").ID, ""},
 		"bare name in config":   {map[string]string{"AWS_PROFILE": "ci"}, "", "[ci]\n" + keyLines("CI"), "", `profile "ci"`},
 		"not there":             {map[string]string{"AWS_PROFILE": "ci"}, "[default]\n" + keyLines("X"), "", "", `AWS_PROFILE chooses profile "ci"`},
@@ -225,23 +226,28 @@ func TestProfiles(t *testing.T) {
 			map[string]string{"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/config"}, "[default]\n" + keyLines("X"), "[default]\n" + keyLines("Y"), key("Y").ID, "",
 		},
 		"role": {
-			map[string]string{"AWS_PROFILE": "node"}, "[base]\n" + keyLines("BASE"), "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = base\nrole_session_name = host-1\n",
+			map[string]string{"AWS_PROFILE": "node"},
+			"[base]\n" + keyLines("BASE"), "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = base\nrole_session_name = host-1\n",
 			key("ROLE").ID + "SESSION", "",
 		},
 		"role before keys": {
-			map[string]string{"AWS_PROFILE": "node"}, "[base]\n" + keyLines("BASE") + "[node]\n" + keyLines("NODE"), "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = base\n",
+			map[string]string{"AWS_PROFILE": "node"},
+			"[base]\n" + keyLines("BASE") + "[node]\n" + keyLines("NODE"), "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = base\n",
 			key("ROLE").ID + "SESSION", "",
 		},
 		"role of its own keys": {
-			map[string]string{"AWS_PROFILE": "node"}, "", "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = node\n" + keyLines("BASE"),
+			map[string]string{"AWS_PROFILE": "node"},
+			"", "[profile node]\nrole_arn = " + roleARN + "\nsource_profile = node\n" + keyLines("BASE"),
 			key("ROLE").ID + "SESSION", "",
 		},
 		"role of the instance": {
-			map[string]string{"AWS_PROFILE": "node"}, "", "[profile node]\nrole_arn = " + roleARN + "\ncredential_source = Ec2InstanceMetadata\n",
+			map[string]string{"AWS_PROFILE": "node"},
+			"", "[profile node]\nrole_arn = " + roleARN + "\ncredential_source = Ec2InstanceMetadata\n",
 			key("ROLE").ID + "SESSION", "",
 		},
 		"role of a web identity": {
-			map[string]string{"AWS_PROFILE": "node"}, "", "[profile node]\nrole_arn = " + roleARN + "\nweb_identity_token_file = /var/run/token\n",
+			map[string]string{"AWS_PROFILE": "node"},
+			"", "[profile node]\nrole_arn = " + roleARN + "\nweb_identity_token_file = /var/run/token\n",
 			key("ROLE").ID + "SESSION", "",
 		},
 		"role not allowed":  {nil, "[base]\n" + keyLines("BASE"), "[default]\nrole_arn = arn:aws:iam::333333333333:role/other\nsource_profile = base\n", "", "sts.eu-west-3.amazonaws.com answers HTTP 403 AccessDenied"},
@@ -259,7 +265,13 @@ func TestProfiles(t *testing.T) {
 		"sign-in":       {nil, "", "[default]\nsso_session = corp\n", "", "for people who sign in"},
 		"region only":   {nil, "", "[default]\nregion = eu-west-3\n", key("IMDS").ID, ""},
 	}
-	for name, row := range rows {
+}
+
+func TestProfiles(t *testing.T) {
+	cloud := awsfake.New(t)
+	cloud.Add(key("BASE"))
+	cloud.AddRole(roleARN, key("ROLE"), "jwt")
+	for name, row := range profileRows() {
 		t.Run(name, func(t *testing.T) {
 			m := machine{
 				env: map[string]string{"AWS_REGION": "eu-west-3"}, files: map[string]string{"/var/run/token": "jwt"}, cloud: cloud,
