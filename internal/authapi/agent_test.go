@@ -263,8 +263,9 @@ func TestProxiesKnowTheHosts(t *testing.T) {
 		b.put(instance(1))
 		c := proxy.recv().GetChange()
 		got := unpacked(t, c.GetResource())
-		if want := (&typesv1.Instance{Kind: types.KindInstance}); c.GetName() != "h1" || !proto.Equal(got, want) {
-			t.Errorf("the proxy got %q %v, want no more than the kind and the name", c.GetName(), got)
+		want := &typesv1.Instance{Kind: types.KindInstance, Spec: &typesv1.InstanceSpec{Token: "the-token"}}
+		if c.GetName() != "h1" || !proto.Equal(got, want) {
+			t.Errorf("the proxy got %q %v, want no more than the kind, the name and the token", c.GetName(), got)
 		}
 		proxy.expect()
 		b.put(instance(2))

@@ -74,8 +74,8 @@ func agentKinds() []string {
 	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole, types.KindLock}
 }
 
-// proxyKinds also has instance, of which Proxies get no more than that it is there:
-// a host that was removed has no business with them. Its deletion ends the control
+// proxyKinds also has instance, of which Proxies get no more than that it is there
+// and which token it joined with: a host that was removed has no business with them. Its deletion ends the control
 // streams of the host as well.
 func proxyKinds() []string {
 	return append(agentKinds(), types.KindNode, types.KindProxy, types.KindInstance)
@@ -227,8 +227,9 @@ func newEntry(c types.Change) (*entry, error) {
 			known.Metadata.Expires, known.Metadata.Revision = nil, ""
 			r = known
 		case *typesv1.Instance:
-			// The name is in the change: there is one of each for every machine.
-			r = &typesv1.Instance{Kind: types.KindInstance}
+			// The name is in the change: there is one of each for every machine. Locks may
+			// be about the token that it joined with.
+			r = &typesv1.Instance{Kind: types.KindInstance, Spec: &typesv1.InstanceSpec{Token: known.GetSpec().GetToken()}}
 		}
 		packed, err := types.ToAny(r)
 		if err != nil {

@@ -30,6 +30,8 @@ type Cache struct {
 	changed  map[string]chan struct{}
 	// heard is when Auth was last known to have nothing newer.
 	heard time.Time
+	// lockout is why Auth refuses this process.
+	lockout string
 }
 
 // table holds the resources of one kind; sorted is made on demand.

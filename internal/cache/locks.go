@@ -14,6 +14,32 @@ const MaxSilence = 5 * time.Minute
 // Locks returns the locks by name; some may have expired (see access.FindLock).
 func (c *Cache) Locks() []*typesv1.Lock { return list[*typesv1.Lock](c, types.KindLock) }
 
+// JoinToken returns the id of the token that the host joined with, or "". Only the
+// cache of a Proxy knows.
+func (c *Cache) JoinToken(hostID string) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	i, _ := getLocked[*typesv1.Instance](c, types.KindInstance, hostID)
+	return i.GetSpec().GetToken()
+}
+
+// Lockout notes why Auth refuses this whole process, or that it does not ("").
+func (c *Cache) Lockout(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lockout != reason {
+		c.lockout = reason
+		c.notifyLocked(types.KindLock)
+	}
+}
+
+// LockedOut returns why Auth refuses this whole process, or "". Nobody is served then.
+func (c *Cache) LockedOut() string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.lockout
+}
+
 // Heard notes that at the time Auth had nothing newer than what was applied.
 func (c *Cache) Heard(at time.Time) {
 	c.mu.Lock()

@@ -53,3 +53,34 @@ func TestStale(t *testing.T) {
 		}
 	}
 }
+
+func TestLockout(t *testing.T) {
+	c := cache.New()
+	for _, reason := range []string{"locked", ""} {
+		changed := c.Changed(types.KindLock)
+		c.Lockout(reason)
+		select {
+		case <-changed:
+		default:
+			t.Errorf("nobody was told of the lockout %q", reason)
+		}
+		if got := c.LockedOut(); got != reason {
+			t.Errorf("locked out = %q, want %q", got, reason)
+		}
+	}
+	again := c.Changed(types.KindLock)
+	c.Lockout("")
+	select {
+	case <-again:
+		t.Error("what did not change was reported")
+	default:
+	}
+}
+
+func TestJoinToken(t *testing.T) {
+	c := cache.New()
+	c.Apply(types.Change{Kind: types.KindInstance, Name: "h-1", Resource: &typesv1.Instance{Spec: &typesv1.InstanceSpec{Token: "tok"}}})
+	if a, b := c.JoinToken("h-1"), c.JoinToken("h-2"); a != "tok" || b != "" {
+		t.Errorf("tokens = %q and %q, want tok and none", a, b)
+	}
+}

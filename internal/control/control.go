@@ -24,6 +24,7 @@ import (
 
 	agentv1 "teleport/api/agent/v1"
 	typesv1 "teleport/api/types/v1"
+	"teleport/internal/access"
 	"teleport/internal/cache"
 	"teleport/internal/fault"
 	"teleport/internal/retry"
@@ -92,6 +93,9 @@ func (r *runner) run(ctx context.Context) error {
 		err := r.session(ctx)
 		if ctx.Err() != nil {
 			break
+		}
+		if fault.Code(err) == access.CodeLocked {
+			r.cfg.Cache.Lockout(err.Error())
 		}
 		r.cfg.OnState(err)
 		wait := r.backoff.Next()

@@ -84,6 +84,7 @@ func (in *inbox) take(ctx context.Context, m *agentv1.ControlResponse) error {
 		in.cfg.Cache.Synced(p.Synced.GetRevision())
 		in.synced = true
 		in.cfg.Cache.Heard(time.Now())
+		in.cfg.Cache.Lockout("")
 		in.locks.synced(p.Synced.GetRevision())
 		in.backoff.Reset()
 		in.cfg.OnState(nil)

@@ -251,3 +251,33 @@ func TestEventsOfALockedHostWait(t *testing.T) {
 		}
 	})
 }
+
+// TestLockout: a process that Auth refuses because of a lock knows it until it is
+// let in again.
+func TestLockout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := run(t)
+		s := <-a.auth.streams
+		s.hello(t, true)
+		s.change(t, 10)
+		synctest.Wait()
+		s.end <- access.LockError(userLock("h"))
+		synctest.Wait()
+		if got, want := a.cache.LockedOut(), access.LockText(userLock("h")); got != want {
+			t.Errorf("locked out by %q, want %q", got, want)
+		}
+		s = <-a.auth.streams
+		s.end <- fault.Unreachable("gone")
+		s = <-a.auth.streams
+		if a.cache.LockedOut() == "" {
+			t.Error("an Auth Service that is away ended the lockout")
+		}
+		s.hello(t, false)
+		s.change(t, 11)
+		synctest.Wait()
+		if got := a.cache.LockedOut(); got != "" {
+			t.Errorf("still locked out by %q", got)
+		}
+		a.stop(t, s)
+	})
+}
