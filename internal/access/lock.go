@@ -13,8 +13,8 @@ import (
 // CodeLocked is the code of the error that a lock makes.
 const CodeLocked = "locked"
 
-// ruleLock is Decision.Rule of what a lock refused.
-const ruleLock = "lock"
+// RuleLock is Decision.Rule of what a lock refused.
+const RuleLock = "lock"
 
 // Facts are what is known of whom, or of what, a lock may be about. What is empty
 // is not known, or not there, and no lock that asks for it matches.
@@ -134,5 +134,5 @@ func (c *Checker) locked(login string) (Decision, bool) {
 	if i < 0 {
 		return Decision{}, false
 	}
-	return Decision{Rule: ruleLock, Lock: c.locks[i].GetMetadata().GetName(), Reason: LockText(c.locks[i])}, true
+	return Decision{Rule: RuleLock, Lock: c.locks[i].GetMetadata().GetName(), Reason: LockText(c.locks[i])}, true
 }
