@@ -35,10 +35,25 @@ test: test-deps build ## build, then every test (what CI runs)
 	$(GO) test $(TESTFLAGS) ./...
 
 # The real programs that tests are made with, and the Debian package of each: OpenSSH, rsync, awscli and so on.
-PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass /usr/bin/aws:awscli ip:iproute2
+PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2
+
+# The API server of the tests is built once per version, outside of the tree: test/kube says what for.
+KUBE_VERSION   := $(shell sed -n 's/^require k8s.io.kubernetes \(v[^ ]*\).*/\1/p' test/kube/apiserver/go.mod)
+KUBE_APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/teleport-test/kube-apiserver-$(KUBE_VERSION)
+KUBE_LDFLAGS   := -s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION) -X k8s.io/component-base/version.gitMajor=1 \
+	-X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBE_VERSION)))
+
+.PHONY: kube-apiserver
+kube-apiserver: $(KUBE_APISERVER) ## build the Kubernetes API server of the tests, if it is missing (some minutes, once)
+
+$(KUBE_APISERVER):
+	@echo "building the Kubernetes API server $(KUBE_VERSION) for the tests: some minutes, once"
+	@mkdir -p $(@D)
+	cd test/kube/apiserver && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(KUBE_LDFLAGS)' -o $@.tmp k8s.io/kubernetes/cmd/kube-apiserver
+	@mv $@.tmp $@
 
 .PHONY: test-deps
-test-deps: ## install what the tests need, if it is missing
+test-deps: kube-apiserver ## install what the tests need, if it is missing
 	@missing=(); \
 	for peer in $(PEERS); do \
 		command -v "$${peer%%:*}" >/dev/null || [[ -x "/usr/sbin/$${peer%%:*}" ]] || missing+=("$${peer##*:}"); \
@@ -79,7 +94,7 @@ gen-check: gen
 	@if ! git diff --quiet -- api; then echo "generated code is not up to date, commit what make gen wrote:"; git diff --stat -- api; exit 1; fi
 
 .PHONY: race
-race:
+race: test-deps
 	CGO_ENABLED=1 $(GO) test -race $(TESTFLAGS) ./internal/... ./cmd/... ./test/integration/...
 
 .PHONY: check
