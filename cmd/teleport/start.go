@@ -184,9 +184,10 @@ func runStart(ctx context.Context, o startOptions) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	reload := o.reloads(ctx, log)
 	log.InfoContext(ctx, "starting", "version", version.Version, "commit", version.Commit, "data_dir", cfg.DataDir)
 	err = process.Run(ctx, process.Options{
-		Config: cfg, Insecure: o.insecure, Log: log,
+		Config: cfg, Insecure: o.insecure, Log: log, Reload: reload,
 		OnReady: func(a process.Addrs) { announceReady(log, a) },
 	})
 	var failed *process.Error
@@ -194,6 +195,35 @@ func runStart(ctx context.Context, o startOptions) error {
 		return &exitError{failed.Code, err}
 	}
 	return err
+}
+
+// reloads reads the configuration again at every SIGHUP. One that is wrong is
+// logged, and the process goes on as it is.
+func (o startOptions) reloads(ctx context.Context, log *slog.Logger) <-chan *config.Config {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	out := make(chan *config.Config)
+	go func() {
+		defer signal.Stop(hup)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+			}
+			cfg, err := o.load()
+			if err != nil {
+				log.ErrorContext(ctx, "the configuration was read again and is wrong, going on with the one before", "error", err)
+				continue
+			}
+			select {
+			case out <- cfg:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
 }
 
 // announceReady says where things are, for people and for scripts that wait.

@@ -230,8 +230,10 @@ func (p Params) prepare() (*exchange, error) {
 		return nil, err
 	}
 	x.init = &joinv1.Init{
-		Protocol:        Protocol,
-		TokenId:         TokenID(p.Token, p.Method),
+		Protocol: Protocol,
+		// An id that gives nothing away, also when it is a name: what stands in the place of
+		// a name may turn out to be a secret.
+		TokenId:         keys.TokenID(p.Token),
 		Method:          p.Method,
 		Roles:           roleNames(slices.Sorted(slices.Values(p.Roles))),
 		Hostname:        p.Hostname,
@@ -246,16 +248,6 @@ func (p Params) prepare() (*exchange, error) {
 		x.init.Current = &joinv1.HostProof{Certificate: x.current.Certificate[0]}
 	}
 	return x, nil
-}
-
-// TokenID is what a machine calls its token by: the name, or for method token, and as
-// long as it cannot know that the token is of another method, an id that does not give
-// the secret away.
-func TokenID(token, methodName string) string {
-	if methodName == "" || methodName == types.JoinMethodToken {
-		return keys.DeriveToken(token).ID
-	}
-	return token
 }
 
 // answer answers a question: with the first one the method and the transcript are

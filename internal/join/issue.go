@@ -175,7 +175,7 @@ func (s *Server) lost(ctx context.Context, a *attempt, b *before, err error) err
 	if !errors.Is(err, fault.ErrStale) && !errors.Is(err, fault.ErrNotFound) {
 		return err
 	}
-	if now, gerr := s.findToken(ctx, a.init); gerr == nil && now.GetMetadata().GetRevision() == a.token.GetMetadata().GetRevision() {
+	if now, _, gerr := s.findToken(ctx, a.init.GetTokenId()); gerr == nil && now.GetMetadata().GetRevision() == a.token.GetMetadata().GetRevision() {
 		return fault.New(fault.ErrStale, "the record of this host changed during the join: try again")
 	}
 	return fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)

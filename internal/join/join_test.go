@@ -28,6 +28,7 @@ import (
 	"teleport/internal/identity"
 	"teleport/internal/join"
 	"teleport/internal/join/all"
+	"teleport/internal/join/method"
 	"teleport/internal/keys"
 	"teleport/internal/keystore"
 	"teleport/internal/rpc"
@@ -54,6 +55,11 @@ func (f *fixture) setClock(at time.Time) { f.now.Store(&at) }
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
+	return newFixtureWith(t, all.Methods())
+}
+
+func newFixtureWith(t *testing.T, methods []method.Method) *fixture {
+	t.Helper()
 	f := &fixture{t: t}
 	f.setClock(time.Now())
 	f.store = store.New(store.Config{Backend: memory.New()})
@@ -70,7 +76,7 @@ func newFixture(t *testing.T) *fixture {
 	f.trust, err = ca.NewTrust(cas)
 	check(t, err)
 	f.server = join.NewServer(join.ServerConfig{
-		Store: f.store, Now: f.clock, Methods: all.Methods(),
+		Store: f.store, Now: f.clock, Methods: methods,
 		Signer:  func() *ca.Signer { return signer },
 		Trust:   func() *ca.Trust { return f.trust },
 		Cluster: func() string { return clusterName },
@@ -445,20 +451,24 @@ func TestRejoinKeepsTheHostAndAddsAService(t *testing.T) {
 	}
 }
 
+// renew renews with the certificate of a state.
+func (f *fixture) renew(from *state.State) (*state.State, error) {
+	f.t.Helper()
+	holder, err := state.NewHolder(from)
+	check(f.t, err)
+	conn, err := rpc.Dial(rpc.DialConfig{Addr: f.addr, TLS: ca.ClientTLS(func() *tls.Certificate { return holder.Certificate("") }, holder.Trust, types.RoleAuth)})
+	check(f.t, err)
+	defer conn.Close()
+	return join.Renew(context.Background(), joinv1.NewJoinServiceClient(conn), from, nil)
+}
+
 func TestRenewIsTwoPhaseAndShowsClones(t *testing.T) {
 	f := newFixture(t)
 	f.token(secret)
 	first, err := join.Join(context.Background(), f.params())
 	check(t, err)
 	ctx := context.Background()
-	renew := func(from *state.State) (*state.State, error) {
-		holder, err := state.NewHolder(from)
-		check(t, err)
-		conn, err := rpc.Dial(rpc.DialConfig{Addr: f.addr, TLS: ca.ClientTLS(func() *tls.Certificate { return holder.Certificate("") }, holder.Trust, types.RoleAuth)})
-		check(t, err)
-		defer conn.Close()
-		return join.Renew(ctx, joinv1.NewJoinServiceClient(conn), from, nil)
-	}
+	renew := f.renew
 	seen := func(st *state.State) error {
 		return f.server.SeenGeneration(ctx, identity.Host{ID: st.HostID, Generation: st.Generation})
 	}

@@ -6,33 +6,38 @@ import (
 	"sync"
 	"time"
 
-	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/fault"
 	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
-// names finds tokens by the id that their name derives. A machine that was given no
-// join method cannot know whether its token is a secret, and sends only that id.
+// names knows the names of tokens by the id that each derives. A machine never sends
+// what was configured as its token, since that may be a secret, only that id. Names
+// that are gone stay, so that a refusal can say what became of the token.
 type names struct {
 	mu     sync.Mutex
 	loaded time.Time
 	byID   map[string]string
 }
 
-// findToken returns the token that a machine means.
-func (s *Server) findToken(ctx context.Context, init *joinv1.Init) (*typesv1.Token, error) {
+// maxNames bounds what is remembered of tokens that are gone.
+const maxNames = 100_000
+
+// findToken returns the token that a machine means, and the name under which it is or
+// was stored.
+func (s *Server) findToken(ctx context.Context, id string) (*typesv1.Token, string, error) {
 	arrived := time.Now()
-	token, err := store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, init.GetTokenId())
+	token, err := store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, id)
 	if !errors.Is(err, fault.ErrNotFound) {
-		return token, err
+		return token, id, err
 	}
-	name, err := s.names.find(ctx, s.cfg.Store, init.GetTokenId(), arrived)
+	name, err := s.names.find(ctx, s.cfg.Store, id, arrived)
 	if err != nil {
-		return nil, err
+		return nil, id, err
 	}
-	return store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, name)
+	token, err = store.Get[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, name)
+	return token, name, err
 }
 
 // find looks in what it knows, and reads the tokens again if that is older than the
@@ -49,7 +54,9 @@ func (n *names) find(ctx context.Context, st *store.Store, id string, arrived ti
 		if err != nil {
 			return "", err
 		}
-		n.byID = map[string]string{}
+		if n.byID == nil || len(n.byID) > maxNames {
+			n.byID = map[string]string{}
+		}
 		for _, t := range tokens {
 			if d := t.GetStatus().GetDerivedId(); d != "" {
 				n.byID[d] = t.GetMetadata().GetName()

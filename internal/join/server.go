@@ -177,12 +177,12 @@ var errGone = errors.New("the machine is gone")
 func (s *Server) run(ctx context.Context, a *attempt) (*joinv1.Result, error) {
 	a.passed("clock", "")
 	known := true
-	var err error
-	a.token, err = s.findToken(ctx, a.init)
+	token, stored, err := s.findToken(ctx, a.init.GetTokenId())
+	a.token = token
 	if errors.Is(err, fault.ErrNotFound) {
 		// Who can prove that it held this token learns what became of it.
 		known = false
-		a.token, err = store.Past[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, a.init.GetTokenId())
+		a.token, err = store.Past[*typesv1.Token](ctx, s.cfg.Store, types.KindToken, stored)
 		if errors.Is(err, fault.ErrNotFound) {
 			a.token, err = nil, nil
 		}
@@ -191,6 +191,9 @@ func (s *Server) run(ctx context.Context, a *attempt) (*joinv1.Result, error) {
 		return nil, err
 	}
 	name := types.JoinMethodToken
+	if m := a.init.GetMethod(); a.token == nil && m != "" && m != name {
+		return nil, s.unknown(a) // its name is no secret: there is nothing to prove
+	}
 	if a.token != nil {
 		name = a.token.GetSpec().GetJoinMethod()
 	}
@@ -217,7 +220,7 @@ func (s *Server) run(ctx context.Context, a *attempt) (*joinv1.Result, error) {
 	}
 	if a.token.GetSpec().GetMaxUses() > 0 && known {
 		defer s.takeTurn(a.token.GetMetadata().GetName())()
-		if a.token, err = s.findToken(ctx, a.init); errors.Is(err, fault.ErrNotFound) {
+		if a.token, _, err = s.findToken(ctx, a.init.GetTokenId()); errors.Is(err, fault.ErrNotFound) {
 			return nil, fault.New(fault.ErrDenied, "the join token was revoked during the join: make a new one").WithCode(CodeTokenRevoked)
 		} else if err != nil {
 			return nil, err

@@ -35,17 +35,17 @@ func (p *process) makeIdentity(ctx context.Context) (Service, error) {
 	}
 	holder, err := state.NewHolder(st)
 	if err != nil {
-		return nil, &Error{ExitDataDir, fmt.Errorf("identity in %s: %w; delete the directory to join afresh", p.cfg.DataDir, err)}
+		return nil, &Error{ExitDataDir, fmt.Errorf("identity in %s: %w; delete the directory to join afresh", p.config().DataDir, err)}
 	}
 	expired := !time.Now().Before(holder.Expires())
 	missing := slices.DeleteFunc(p.roles(), func(r types.SystemRole) bool { return slices.Contains(st.Roles, r) })
 	switch {
-	case expired && p.cfg.Join.TokenName != "":
+	case expired && p.config().Join.TokenName != "":
 		p.log.InfoContext(ctx, "the identity in the data directory expired, joining again", "expired", holder.Expires())
 		return nil, p.join(ctx, holder)
 	case expired:
 		return nil, &Error{ExitJoinRefused, fault.Denied("the identity in %s expired at %s, while this process was off: set teleport.auth_token to a new join token and start again",
-			p.cfg.DataDir, holder.Expires().UTC().Format(time.RFC3339))}
+			p.config().DataDir, holder.Expires().UTC().Format(time.RFC3339))}
 	case len(missing) > 0:
 		p.log.InfoContext(ctx, "joining again for additional services", "services", missing)
 		return nil, p.join(ctx, holder)
@@ -90,12 +90,12 @@ func (p *process) newLocal(ctx context.Context) (*state.State, error) {
 		return nil, err
 	}
 	grant, err := p.auth.Join().IssueLocal(ctx, join.LocalRequest{
-		HostID: p.hostID, Hostname: p.cfg.Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
+		HostID: p.hostID, Hostname: p.config().Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return join.NewState(grant, pair, p.cfg.Nodename, nil, "")
+	return join.NewState(grant, pair, p.config().Nodename, nil, "")
 }
 
 // heldIdentity returns the saved identity if the process is starting and could do
@@ -121,7 +121,7 @@ func (p *process) heldIdentity() *state.Holder {
 
 // keep starts the process with an identity although the disk is full.
 func (p *process) keep(ctx context.Context, held *state.Holder, cause error) {
-	p.log.ErrorContext(ctx, "the disk is full, starting without a new identity on it: free some space", "data_dir", p.cfg.DataDir,
+	p.log.ErrorContext(ctx, "the disk is full, starting without a new identity on it: free some space", "data_dir", p.config().DataDir,
 		"identity_expires", held.Expires(), "error", cause)
 	p.holder = held
 }
@@ -184,13 +184,13 @@ func final(code string) bool {
 }
 
 func (p *process) joinParams(current *state.Holder) (join.Params, error) {
-	value := p.cfg.Join.TokenName
+	value := p.config().Join.TokenName
 	if value == "" {
 		if current != nil {
 			return join.Params{}, fault.Invalid("this process has an identity for %v and is now to run %v: set teleport.auth_token to a join token for the new service (`tctl tokens add --type=%s`)",
 				current.State().Roles, p.roles(), flagList(p.roles()))
 		}
-		return join.Params{}, fault.Invalid("this process has no identity in %s yet: set teleport.auth_token (or --token) to a join token, made with `tctl tokens add --type=%s`", p.cfg.DataDir, flagList(p.roles()))
+		return join.Params{}, fault.Invalid("this process has no identity in %s yet: set teleport.auth_token (or --token) to a join token, made with `tctl tokens add --type=%s`", p.config().DataDir, flagList(p.roles()))
 	}
 	secret, err := config.ReadToken(value)
 	if err != nil {
@@ -199,27 +199,27 @@ func (p *process) joinParams(current *state.Holder) (join.Params, error) {
 	if warning := config.TokenWarning(value); warning != "" {
 		p.log.Warn(warning) //nolint:sloglint // the message is the finding itself
 	}
-	addr, direct := p.cfg.ProxyServer, false
+	addr, direct := p.config().ProxyServer, false
 	if addr == "" {
-		addr, direct = p.cfg.AuthServer, true
+		addr, direct = p.config().AuthServer, true
 	}
 	token, pins := config.SplitJoinString(secret)
 	return join.Params{
-		Addr: addr, Direct: direct, Token: token, Method: p.cfg.Join.Method,
-		Methods: p.methods, Settings: p.cfg.Join.Settings, Dir: p.cfg.DataDir,
-		Roles: p.roles(), Hostname: p.cfg.Nodename, Principals: p.principals(),
-		Pins: slices.Concat(p.cfg.CAPins, pins), Insecure: p.opts.Insecure, Current: current, Log: p.log,
+		Addr: addr, Direct: direct, Token: token, Method: p.config().Join.Method,
+		Methods: p.methods, Settings: p.config().Join.Settings, Dir: p.config().DataDir,
+		Roles: p.roles(), Hostname: p.config().Nodename, Principals: p.principals(),
+		Pins: slices.Concat(p.config().CAPins, pins), Insecure: p.opts.Insecure, Current: current, Log: p.log,
 	}, nil
 }
 
 // principals are the names that users and agents reach this process under, for the
 // certificates of the Proxy and the Auth Service.
 func (p *process) principals() []string {
-	if !p.cfg.Proxy.Enabled && !p.cfg.Auth.Enabled {
+	if !p.config().Proxy.Enabled && !p.config().Auth.Enabled {
 		return nil
 	}
 	names := []string{"localhost", "127.0.0.1", "::1"}
-	for _, addr := range slices.Concat(p.cfg.Proxy.PublicAddrs, p.cfg.Auth.PublicAddrs, []string{p.addrs.Proxy, p.addrs.Auth}) {
+	for _, addr := range slices.Concat(p.config().Proxy.PublicAddrs, p.config().Auth.PublicAddrs, []string{p.addrs.Proxy, p.addrs.Auth}) {
 		host, _, err := net.SplitHostPort(addr)
 		if err != nil {
 			host = addr
@@ -229,8 +229,8 @@ func (p *process) principals() []string {
 		}
 		names = append(names, strings.ToLower(host))
 	}
-	if p.cfg.AdvertiseIP != "" {
-		names = append(names, p.cfg.AdvertiseIP)
+	if p.config().AdvertiseIP != "" {
+		names = append(names, p.config().AdvertiseIP)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,6 +60,8 @@ type Options struct {
 	Log      *slog.Logger
 	// OnReady, if set, is told when every service serves.
 	OnReady func(Addrs)
+	// Reload, if set, brings configurations to change over to while running.
+	Reload <-chan *config.Config
 }
 
 // Addrs are the addresses that a process serves on; empty for what it does not run.
@@ -71,7 +74,8 @@ const stopGrace = 10 * time.Second
 
 // process is one run of the daemon.
 type process struct {
-	cfg      *config.Config
+	// cfg changes with Reload.
+	cfg      atomic.Pointer[config.Config]
 	opts     Options
 	log      *slog.Logger
 	health   *diag.Health
@@ -90,8 +94,10 @@ type process struct {
 	auth *auth.Service
 	// hostID is the id of an Auth process; others get theirs by joining.
 	hostID  string
-	ssh     *ssh.Service
+	ssh     atomic.Pointer[ssh.Service]
 	servers *servers
+	// renewNow asks for a renewal ahead of its time.
+	renewNow chan struct{}
 
 	// methods are the join methods, for Auth to verify and for this machine to prove by.
 	methods []method.Method
@@ -109,7 +115,6 @@ func Run(ctx context.Context, opts Options) error { return newProcess(opts).run(
 
 func newProcess(opts Options) *process {
 	p := &process{
-		cfg:       opts.Config,
 		opts:      opts,
 		log:       opts.Log,
 		health:    diag.NewHealth(),
@@ -118,7 +123,9 @@ func newProcess(opts Options) *process {
 		servers:   newServers(),
 		methods:   all.Methods(),
 		listeners: map[string]net.Listener{},
+		renewNow:  make(chan struct{}, 1),
 	}
+	p.cfg.Store(opts.Config)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)
 	return p
 }
@@ -128,7 +135,7 @@ func (p *process) run(ctx context.Context) (err error) {
 	if err := p.listen(ctx); err != nil {
 		return &Error{ExitError, err}
 	}
-	if p.dir, err = state.Open(p.cfg.DataDir); err != nil {
+	if p.dir, err = state.Open(p.config().DataDir); err != nil {
 		return &Error{ExitDataDir, err}
 	}
 	defer func() {
@@ -136,18 +143,24 @@ func (p *process) run(ctx context.Context) (err error) {
 			err = cerr
 		}
 	}()
-	remove, err := writePID(p.cfg.PIDFile)
+	remove, err := writePID(p.config().PIDFile)
 	if err != nil {
 		return &Error{ExitError, err}
 	}
 	defer remove()
-	sup := &supervisor{log: p.log, grace: stopGrace, onReady: p.health.Ready, onDone: p.health.Gone}
+	sup := &supervisor{
+		log: p.log, grace: stopGrace, onReady: p.health.Ready, onDone: p.health.Gone,
+		reload: p.opts.Reload, onReload: p.change,
+	}
 	err = sup.run(ctx, p.steps()...)
 	if p.proxyConn != nil {
 		_ = p.proxyConn.Close()
 	}
 	return err
 }
+
+// config returns the configuration that is in force.
+func (p *process) config() *config.Config { return p.cfg.Load() }
 
 // steps lists what the process does to start, in order.
 func (p *process) steps() []step {
@@ -158,16 +171,16 @@ func (p *process) steps() []step {
 			steps = append(steps, step{name, make})
 		}
 	}
-	add(p.cfg.DiagAddr != "", "diag", p.makeDiag)
-	add(p.cfg.Auth.Enabled, "auth", p.makeAuth)
+	add(p.config().DiagAddr != "", "diag", p.makeDiag)
+	add(p.config().Auth.Enabled, "auth", p.makeAuth)
 	add(true, "identity", p.makeIdentity)
 	add(true, "control", p.makeControl)
-	add(p.cfg.Proxy.Enabled, "proxy", p.makeProxy)
-	add(p.cfg.SSH.Enabled, "ssh", p.makeSSH)
+	add(p.config().Proxy.Enabled, "proxy", p.makeProxy)
+	add(p.config().SSH.Enabled, stepSSH, p.makeSSH)
 	add(true, "tunnel", p.makeTunnel)
 	add(true, "renewal", p.makeRenewal)
 	add(true, "ready", func(context.Context) (Service, error) {
-		p.log.Info("process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.cfg.DataDir)
+		p.log.Info("process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.config().DataDir)
 		if p.opts.OnReady != nil {
 			p.opts.OnReady(p.addrs)
 		}
@@ -177,15 +190,17 @@ func (p *process) steps() []step {
 }
 
 // roles returns the system roles that the configuration enables, sorted.
-func (p *process) roles() []types.SystemRole {
+func (p *process) roles() []types.SystemRole { return rolesOf(p.config()) }
+
+func rolesOf(cfg *config.Config) []types.SystemRole {
 	var out []types.SystemRole
-	if p.cfg.Auth.Enabled {
+	if cfg.Auth.Enabled {
 		out = append(out, types.RoleAuth)
 	}
-	if p.cfg.SSH.Enabled {
+	if cfg.SSH.Enabled {
 		out = append(out, types.RoleNode)
 	}
-	if p.cfg.Proxy.Enabled {
+	if cfg.Proxy.Enabled {
 		out = append(out, types.RoleProxy)
 	}
 	return out
@@ -201,10 +216,10 @@ func (p *process) listen(ctx context.Context) error {
 		key, addr string
 		at        *string
 	}{
-		{p.cfg.DiagAddr != "", keyDiag, p.cfg.DiagAddr, &p.addrs.Diag},
-		{p.cfg.Auth.Enabled, keyAuth, p.cfg.Auth.ListenAddr, &p.addrs.Auth},
-		{p.cfg.Proxy.Enabled, keyProxy, p.cfg.Proxy.WebListenAddr, &p.addrs.Proxy},
-		{p.cfg.SSH.Enabled && p.cfg.Auth.Enabled, keySSH, p.cfg.SSH.ListenAddr, &p.addrs.SSH},
+		{p.config().DiagAddr != "", keyDiag, p.config().DiagAddr, &p.addrs.Diag},
+		{p.config().Auth.Enabled, keyAuth, p.config().Auth.ListenAddr, &p.addrs.Auth},
+		{p.config().Proxy.Enabled, keyProxy, p.config().Proxy.WebListenAddr, &p.addrs.Proxy},
+		{p.config().SSH.Enabled && p.config().Auth.Enabled, keySSH, p.config().SSH.ListenAddr, &p.addrs.SSH},
 	} {
 		if l.wanted {
 			var err error
@@ -274,6 +289,17 @@ func newServers() *servers {
 func (s *servers) announce(srv *typesv1.Server) {
 	s.mu.Lock()
 	s.byKind[srv.GetKind()] = srv
+	s.mu.Unlock()
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// withdraw takes the resource of one service back.
+func (s *servers) withdraw(kind string) {
+	s.mu.Lock()
+	delete(s.byKind, kind)
 	s.mu.Unlock()
 	select {
 	case s.changed <- struct{}{}:

@@ -14,12 +14,12 @@ import (
 // process that uses the same data directory.
 func Rehearse(ctx context.Context, opts Options) (*joinv1.Explanation, error) {
 	p := newProcess(opts)
-	if p.cfg.Auth.Enabled {
+	if p.config().Auth.Enabled {
 		return nil, fault.Invalid("this process runs the Auth Service itself and joins nobody")
 	}
-	p.addrs = Addrs{Proxy: p.cfg.Proxy.WebListenAddr}
+	p.addrs = Addrs{Proxy: p.config().Proxy.WebListenAddr}
 	var current *state.Holder
-	st, err := state.Peek(p.cfg.DataDir)
+	st, err := state.Peek(p.config().DataDir)
 	switch {
 	case errors.Is(err, fault.ErrNotFound):
 	case err != nil:

@@ -23,6 +23,8 @@ func (p *process) renewLoop(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		case <-timer.C:
+		case <-p.renewNow:
+			timer.Stop()
 		}
 		err := p.renewOnce(ctx)
 		if err != nil && ctx.Err() == nil {

@@ -38,28 +38,28 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 		return nil, &Error{ExitDataDir, err}
 	}
 	store, err := sqlite.Open(ctx, sqlite.Config{
-		Path: p.cfg.DatabaseFile(), Log: p.log,
+		Path: p.config().DatabaseFile(), Log: p.log,
 		OnHealth: func(err error) { p.health.Impaired("auth", err) },
 	})
 	if err != nil {
 		return nil, &Error{ExitDataDir, err}
 	}
-	tokens := make([]auth.StaticToken, 0, len(p.cfg.Auth.Tokens))
-	for _, t := range p.cfg.Auth.Tokens {
+	tokens := make([]auth.StaticToken, 0, len(p.config().Auth.Tokens))
+	for _, t := range p.config().Auth.Tokens {
 		tokens = append(tokens, auth.StaticToken{Roles: t.Roles, Value: keys.Secret(t.Value)})
 	}
-	publicAddrs := p.cfg.Auth.PublicAddrs
+	publicAddrs := p.config().Auth.PublicAddrs
 	if len(publicAddrs) == 0 {
 		publicAddrs = []string{p.advertised(p.addrs.Auth)}
 	}
 	p.auth, err = auth.Open(ctx, auth.Config{
-		ClusterName:  p.cfg.Auth.ClusterName,
-		DataDir:      p.cfg.DataDir,
+		ClusterName:  p.config().Auth.ClusterName,
+		DataDir:      p.config().DataDir,
 		HostID:       p.hostID,
-		Hostname:     p.cfg.Nodename,
+		Hostname:     p.config().Nodename,
 		Backend:      store,
 		Listener:     p.listeners[keyAuth],
-		LocalSocket:  p.cfg.LocalSocket(),
+		LocalSocket:  p.config().LocalSocket(),
 		PublicAddrs:  publicAddrs,
 		StaticTokens: tokens,
 		JoinMethods:  p.methods,
@@ -76,7 +76,7 @@ func (p *process) makeAuth(ctx context.Context) (Service, error) {
 // with: no service starts before that.
 func (p *process) makeControl(ctx context.Context) (Service, error) {
 	addr := p.authAddr()
-	if p.cfg.AuthServer != "" && !p.cfg.Auth.Enabled {
+	if p.config().AuthServer != "" && !p.config().Auth.Enabled {
 		p.viaProxy = p.findProxy(ctx, addr)
 	}
 	var err error
@@ -120,6 +120,9 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 				heard = true
 			default:
 			}
+			if fault.Code(err) == join.CodeHostRemoved && p.comeBack(ctx) {
+				return
+			}
 			if p.expelled(err, heard) {
 				cancel(&Error{ExitJoinRefused, err})
 			}
@@ -130,6 +133,26 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		return refused
 	}
 	return err
+}
+
+// comeBack joins again after the host was removed, which works if the token says that
+// it may; the control stream then connects as before. A host that comes back under a
+// new id has to start anew.
+func (p *process) comeBack(ctx context.Context) bool {
+	if p.auth != nil || p.config().Join.TokenName == "" {
+		return false
+	}
+	id := p.holder.HostID()
+	if err := p.joinAgain(ctx); err != nil {
+		p.log.InfoContext(ctx, "this host was removed, and its token does not bring it back", "error", err)
+		return false
+	}
+	if p.holder.HostID() != id {
+		p.log.WarnContext(ctx, "joined again as another host: start the process again to serve as it", "host_id", p.holder.HostID(), "was", id)
+		return false
+	}
+	p.log.InfoContext(ctx, "joined again after the host was removed", "host_id", id)
+	return p.showIdentity() == nil
 }
 
 // expelled reports whether the error of a control stream ends the process: it was
@@ -152,13 +175,13 @@ func (p *process) expelled(err error, heard bool) bool {
 // authAddr is where this process reaches Auth: itself, directly or by a Proxy.
 func (p *process) authAddr() string {
 	switch {
-	case p.cfg.Auth.Enabled:
+	case p.config().Auth.Enabled:
 		return reachable(p.addrs.Auth)
-	case p.cfg.AuthServer != "":
-		return p.cfg.AuthServer
+	case p.config().AuthServer != "":
+		return p.config().AuthServer
 	}
 	p.viaProxy = true
-	return p.cfg.ProxyServer
+	return p.config().ProxyServer
 }
 
 // adoptAuthorities keeps what Auth says about trust, also across a restart.
@@ -180,16 +203,16 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 		return nil, err
 	}
 	p.proxyConn = conn
-	publicAddrs := p.cfg.Proxy.PublicAddrs
+	publicAddrs := p.config().Proxy.PublicAddrs
 	if len(publicAddrs) == 0 {
 		publicAddrs = []string{p.advertised(p.addrs.Proxy)}
 	}
-	keypairs := make([]proxy.Keypair, 0, len(p.cfg.Proxy.HTTPSKeypairs))
-	for _, k := range p.cfg.Proxy.HTTPSKeypairs {
+	keypairs := make([]proxy.Keypair, 0, len(p.config().Proxy.HTTPSKeypairs))
+	for _, k := range p.config().Proxy.HTTPSKeypairs {
 		keypairs = append(keypairs, proxy.Keypair{CertFile: k.CertFile, KeyFile: k.KeyFile})
 	}
 	srv := types.New(types.KindProxy, p.holder.HostID()).(*typesv1.Server)
-	srv.Spec = &typesv1.ServerSpec{Hostname: p.cfg.Nodename, PublicAddrs: publicAddrs, Version: version.Version}
+	srv.Spec = &typesv1.ServerSpec{Hostname: p.config().Nodename, PublicAddrs: publicAddrs, Version: version.Version}
 	p.servers.announce(srv)
 	return proxy.New(proxy.Config{
 		Listener:               p.listeners[keyProxy],
@@ -199,7 +222,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 		AuthConn:               conn,
 		Emit:                   p.emit.Emit,
 		Keypairs:               keypairs,
-		KeypairsReloadInterval: p.cfg.Proxy.HTTPSKeypairsReloadInterval,
+		KeypairsReloadInterval: p.config().Proxy.HTTPSKeypairsReloadInterval,
 		PublicAddr:             publicAddrs[0],
 		Log:                    p.log.With("service", "proxy"),
 		Registerer:             p.registry,
@@ -209,33 +232,32 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 func (p *process) makeSSH(ctx context.Context) (Service, error) {
 	if !p.viaProxy && p.listeners[keySSH] == nil {
 		var err error
-		if p.addrs.SSH, err = p.open(ctx, keySSH, p.cfg.SSH.ListenAddr); err != nil {
+		if p.addrs.SSH, err = p.open(ctx, keySSH, p.config().SSH.ListenAddr); err != nil {
 			return nil, err
 		}
 	}
 	ln := p.listeners[keySSH]
-	commands := make([]ssh.Command, 0, len(p.cfg.SSH.Commands))
-	for _, c := range p.cfg.SSH.Commands {
+	commands := make([]ssh.Command, 0, len(p.config().SSH.Commands))
+	for _, c := range p.config().SSH.Commands {
 		commands = append(commands, ssh.Command{Name: c.Name, Command: c.Command, Period: c.Period})
 	}
 	var advertise string
 	if ln != nil {
 		advertise = p.advertised(p.addrs.SSH)
 	}
-	if len(p.cfg.SSH.PublicAddrs) > 0 {
-		advertise = p.cfg.SSH.PublicAddrs[0]
+	if len(p.config().SSH.PublicAddrs) > 0 {
+		advertise = p.config().SSH.PublicAddrs[0]
 	}
 	// What the token enforces, the process's own labels do not override.
 	labels := map[string]string{}
-	maps.Copy(labels, p.cfg.SSH.Labels)
+	maps.Copy(labels, p.config().SSH.Labels)
 	maps.Copy(labels, p.holder.Labels())
-	var err error
-	p.ssh, err = ssh.New(ssh.Config{
+	service, err := ssh.New(ssh.Config{
 		Holder:        p.holder,
 		Cache:         p.cache,
 		Emit:          p.emit.Emit,
 		Listener:      ln,
-		Hostname:      p.cfg.Nodename,
+		Hostname:      p.config().Nodename,
 		Labels:        labels,
 		Commands:      commands,
 		AdvertiseAddr: advertise,
@@ -244,7 +266,11 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		Log:           p.log.With("service", "ssh"),
 		Registerer:    p.registry,
 	})
-	return p.ssh, err
+	if err != nil {
+		return nil, err
+	}
+	p.ssh.Store(service)
+	return service, nil
 }
 
 // advertised is the address that others reach a listener of this process at.
@@ -254,14 +280,14 @@ func (p *process) advertised(listen string) string {
 		return listen
 	}
 	switch ip := net.ParseIP(host); {
-	case p.cfg.AdvertiseIP != "":
-		host = p.cfg.AdvertiseIP
+	case p.config().AdvertiseIP != "":
+		host = p.config().AdvertiseIP
 	case host != "" && (ip == nil || !ip.IsUnspecified()):
-	case p.cfg.Auth.Enabled && p.cfg.Proxy.Enabled && listen == p.addrs.SSH:
+	case p.config().Auth.Enabled && p.config().Proxy.Enabled && listen == p.addrs.SSH:
 		// Only the Proxy in this process dials the SSH Service.
 		host = "127.0.0.1"
 	default:
-		host = p.cfg.Nodename
+		host = p.config().Nodename
 	}
 	return net.JoinHostPort(host, port)
 }
@@ -292,8 +318,8 @@ func (p *process) makeTunnel(context.Context) (Service, error) {
 
 // handleTunnel serves a connection that came through the tunnel.
 func (p *process) handleTunnel(ctx context.Context, service types.SystemRole, conn net.Conn, clientAddr string) {
-	if service == types.RoleNode && p.ssh != nil {
-		p.ssh.HandleConn(ctx, conn, clientAddr)
+	if s := p.ssh.Load(); service == types.RoleNode && s != nil {
+		s.HandleConn(ctx, conn, clientAddr)
 		return
 	}
 	p.log.WarnContext(ctx, "refused a connection for a service that does not run here", "wanted", service)
@@ -315,7 +341,8 @@ func (p *process) renewOnce(ctx context.Context) error {
 			return err
 		}
 	} else if p.holder.Attests() {
-		if err := p.attest(ctx); err != nil {
+		// Proves by the join method, as at first, that this machine still is what it was.
+		if err := p.joinAgain(ctx); err != nil {
 			return err
 		}
 	} else {
@@ -330,7 +357,12 @@ func (p *process) renewOnce(ctx context.Context) error {
 		}
 	}
 	p.log.InfoContext(ctx, "identity renewed", "expires", p.holder.Expires(), "generation", p.holder.State().Generation)
-	// Auth counts the new generation as used once it sees it.
+	return p.showIdentity()
+}
+
+// showIdentity lets Auth see the new identity: it counts a generation as used once it
+// was seen.
+func (p *process) showIdentity() error {
 	if p.proxyConn != nil {
 		if err := p.proxyConn.Renew(); err != nil {
 			return err
@@ -339,9 +371,8 @@ func (p *process) renewOnce(ctx context.Context) error {
 	return p.conn.Renew()
 }
 
-// attest proves by the join method, as at the first join, that this machine still is
-// what it was, and keeps its host id.
-func (p *process) attest(ctx context.Context) error {
+// joinAgain joins with the identity that the process has: once, and with no waiting.
+func (p *process) joinAgain(ctx context.Context) error {
 	params, err := p.joinParams(p.holder)
 	if err != nil {
 		return err

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
+
+	"teleport/internal/config"
 )
 
 // Service is a part of the process with a life of its own. Run calls ready once
@@ -47,12 +50,17 @@ type supervisor struct {
 	// onReady is told of each service that serves, onDone of each step that is over
 	// because it leaves no service behind.
 	onReady, onDone func(name string)
+	// reload brings configurations while all services run; onReload makes the steps
+	// that lead to one.
+	reload   <-chan *config.Config
+	onReload func(ctx context.Context, cfg *config.Config) (stop []string, start []step)
 
 	running []*running
 	failed  chan *running
 }
 
 type running struct {
+	step   string
 	name   string
 	cancel context.CancelCauseFunc
 	ready  chan struct{}
@@ -63,7 +71,7 @@ type running struct {
 // run takes the steps in order and returns nil after an orderly stop, or the error
 // of the step or service that failed first.
 func (s *supervisor) run(ctx context.Context, steps ...step) error {
-	s.failed = make(chan *running, len(steps))
+	s.failed = make(chan *running, 1)
 	// A step in progress is given up when a service started before it fails.
 	stepCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -72,11 +80,23 @@ func (s *supervisor) run(ctx context.Context, steps ...step) error {
 			return s.stop(err)
 		}
 	}
-	select {
-	case <-ctx.Done():
-		return s.stop(nil)
-	case f := <-s.failed:
-		return s.stop(f.err)
+	for {
+		select {
+		case <-ctx.Done():
+			return s.stop(nil)
+		case f := <-s.failed:
+			return s.stop(f.err)
+		case cfg := <-s.reload:
+			stop, start := s.onReload(ctx, cfg)
+			for _, name := range stop {
+				s.stopOne(name)
+			}
+			for _, st := range start {
+				if err := s.take(stepCtx, cancel, st); err != nil {
+					return s.stop(err)
+				}
+			}
+		}
 	}
 }
 
@@ -106,7 +126,7 @@ func (s *supervisor) take(ctx context.Context, cancel func(), st step) error {
 		s.onDone(st.name)
 		return nil
 	}
-	r := s.start(ctx, m.svc)
+	r := s.start(ctx, st.name, m.svc)
 	select {
 	case <-r.ready:
 		s.onReady(st.name)
@@ -118,10 +138,10 @@ func (s *supervisor) take(ctx context.Context, cancel func(), st step) error {
 	}
 }
 
-func (s *supervisor) start(ctx context.Context, svc Service) *running {
+func (s *supervisor) start(ctx context.Context, step string, svc Service) *running {
 	// A service is stopped by the supervisor, in its turn, not by ctx.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	r := &running{name: svc.Name(), cancel: cancel, ready: make(chan struct{}), done: make(chan struct{})}
+	r := &running{step: step, name: svc.Name(), cancel: cancel, ready: make(chan struct{}), done: make(chan struct{})}
 	s.running = append(s.running, r)
 	s.log.DebugContext(ctx, "starting service", "service", r.name)
 	go func() {
@@ -132,7 +152,10 @@ func (s *supervisor) start(ctx context.Context, svc Service) *running {
 				r.err = errors.New("it ended without being asked to")
 			}
 			r.err = fmt.Errorf("%s service: %w", r.name, r.err)
-			s.failed <- r
+			select {
+			case s.failed <- r: // the first is the reason, the others follow from it
+			default:
+			}
 		}
 	}()
 	return r
@@ -156,14 +179,29 @@ func guard(ctx context.Context, svc Service, ready chan struct{}) (err error) {
 
 func (s *supervisor) stop(failure error) error {
 	for i := len(s.running) - 1; i >= 0; i-- {
-		r := s.running[i]
-		r.cancel(errStopped)
-		select {
-		case <-r.done:
-			s.log.Debug("service stopped", "service", r.name)
-		case <-time.After(s.grace):
-			s.log.Error("service did not stop in time and is left behind", "service", r.name, "grace", s.grace)
-		}
+		s.end(s.running[i])
 	}
 	return failure
+}
+
+// stopOne stops the service of one step and lets the others run.
+func (s *supervisor) stopOne(name string) {
+	i := slices.IndexFunc(s.running, func(r *running) bool { return r.step == name })
+	if i < 0 {
+		return
+	}
+	r := s.running[i]
+	s.running = slices.Delete(s.running, i, i+1)
+	s.end(r)
+	s.onDone(name)
+}
+
+func (s *supervisor) end(r *running) {
+	r.cancel(errStopped)
+	select {
+	case <-r.done:
+		s.log.Debug("service stopped", "service", r.name)
+	case <-time.After(s.grace):
+		s.log.Error("service did not stop in time and is left behind", "service", r.name, "grace", s.grace)
+	}
 }
