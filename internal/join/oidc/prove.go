@@ -158,7 +158,11 @@ func runToken(ctx context.Context, command string) (string, error) {
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Stdout = &out
 	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if out.full {
+		return "", missing("the command %q of teleport.join_params.oidc.command prints more than a token", words[0])
+	}
+	if err != nil {
 		// What it printed may be a secret: it stays out of the message.
 		return "", missing("the command %q of teleport.join_params.oidc.command: %w", words[0], err)
 	}
@@ -167,12 +171,15 @@ func runToken(ctx context.Context, command string) (string, error) {
 
 // limited keeps what is printed, and refuses more than a token. It hides the buffer,
 // which would read on by itself.
-type limited struct{ buf bytes.Buffer }
+type limited struct {
+	buf  bytes.Buffer
+	full bool
+}
 
 // Write appends to the buffer, up to its limit.
 func (l *limited) Write(p []byte) (int, error) {
-	if l.buf.Len()+len(p) > 2*jwt.MaxToken {
-		return 0, errors.New("it prints more than a token")
+	if l.full = l.full || l.buf.Len()+len(p) > 2*jwt.MaxToken; l.full {
+		return 0, errors.New("full")
 	}
 	return l.buf.Write(p)
 }
