@@ -56,7 +56,7 @@ func checkARNPattern(pattern, account string) error {
 	}
 	parts := strings.SplitN(pattern, ":", 6)
 	if len(parts) < 5 {
-		if !strings.Contains(pattern, "*") {
+		if !strings.Contains(pattern, "*") || !strings.HasPrefix(pattern, "*") && !strings.HasPrefix(pattern, "arn") {
 			return fault.Invalid("%q is not an ARN: expected one like %q", pattern, exampleARN(account))
 		}
 		return nil // the * stands for the missing parts

@@ -1,6 +1,7 @@
 package types_test
 
 import (
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -114,6 +115,7 @@ func TestCheckIAM(t *testing.T) {
 		"arn_wide_start":        {arn("*:*:*:*:*:assumed-role/node/*"), arnPath},
 		"arn_no_resource":       {arn("arn:aws:sts::333333333333"), arnPath},
 		"arn_no_arn":            {arn("teleport-node-role"), arnPath},
+		"arn_resource_alone":    {arn("assumed-role/node/*"), arnPath},
 		"arn_of_role":           {arn("arn:aws:iam::333333333333:role/node"), arnPath},
 		"arn_no_session":        {arn("arn:aws:sts::333333333333:assumed-role/node"), arnPath},
 		"arn_blank":             {arn("arn:aws:sts::333333333333:assumed-role/node /*"), arnPath},
@@ -218,4 +220,24 @@ func latin1(s string) string {
 		out = append(out, rune(b))
 	}
 	return string(out)
+}
+
+// TestIAMGuide reads the token of our own guide.
+func TestIAMGuide(t *testing.T) {
+	text, err := os.ReadFile("../../docs/how-to/join-with-iam.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n# token.yaml\n")
+	yaml, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("the guide has no token.yaml")
+	}
+	list, err := types.ParseYAML("token.yaml", []byte(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := types.Check(list[0]); err != nil {
+		t.Error(err)
+	}
 }

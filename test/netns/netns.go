@@ -44,7 +44,7 @@ func Run(t *testing.T, n Network, f func(t *testing.T)) {
 		hosts.WriteString(address + " " + name + "\n")
 	}
 	file := filepath.Join(t.TempDir(), "hosts")
-	if err := os.WriteFile(file, []byte(hosts.String()), 0o644); err != nil { //nolint:gosec // as /etc/hosts is
+	if err := os.WriteFile(file, []byte(hosts.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// The child ends with the thread that made it.

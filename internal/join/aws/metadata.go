@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -103,7 +104,7 @@ func (e Env) fromInstance(ctx context.Context) (Credentials, error) {
 		return Credentials{}, none("%w", err)
 	}
 	body, err := i.Get(ctx, roles)
-	if fault.Kind(err) == fault.ErrNotFound {
+	if errors.Is(err, fault.ErrNotFound) {
 		return Credentials{}, none("the instance has no IAM role: attach one, it needs no policy")
 	}
 	if err != nil {
@@ -200,9 +201,11 @@ func containerHost(host string) bool {
 // parseCredentials reads the JSON that both metadata services give.
 func parseCredentials(body []byte) (Credentials, error) {
 	var answer struct {
-		Code, AccessKeyId, Token string //nolint:revive // AWS's names
-		SecretAccessKey          string
-		Expiration               time.Time
+		Code            string
+		AccessKeyID     string `json:"AccessKeyId"`
+		SecretAccessKey string
+		Token           string
+		Expiration      time.Time
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return Credentials{}, fault.Invalid("the answer is not the JSON of credentials")
@@ -211,7 +214,7 @@ func parseCredentials(body []byte) (Credentials, error) {
 		return Credentials{}, fault.Invalid("the answer is %q instead of credentials", short(answer.Code))
 	}
 	return Credentials{
-		AccessKeyID: answer.AccessKeyId, SecretAccessKey: keys.Secret(answer.SecretAccessKey), SessionToken: keys.Secret(answer.Token),
+		AccessKeyID: answer.AccessKeyID, SecretAccessKey: keys.Secret(answer.SecretAccessKey), SessionToken: keys.Secret(answer.Token),
 		Expires: answer.Expiration,
 	}, nil
 }

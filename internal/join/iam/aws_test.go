@@ -93,7 +93,10 @@ func bothAgree(t *testing.T, cloud *awsfake.Cloud, env map[string]string, want a
 	if err != nil {
 		t.Fatalf("Debian's awscli: %v\n%s", err, stderr.String())
 	}
-	var says struct{ Account, Arn, UserId string }
+	var says struct {
+		Account, Arn string
+		UserID       string `json:"UserId"`
+	}
 	if err := json.Unmarshal(out, &says); err != nil {
 		t.Fatalf("awscli printed %s", out)
 	}
@@ -112,7 +115,7 @@ func bothAgree(t *testing.T, cloud *awsfake.Cloud, env map[string]string, want a
 	if err != nil {
 		t.Fatal(err)
 	}
-	if claims.Get("aws_arn") != says.Arn || claims.Get("aws_account") != says.Account || claims.Get("aws_user_id") != says.UserId {
+	if claims.Get("aws_arn") != says.Arn || claims.Get("aws_account") != says.Account || claims.Get("aws_user_id") != says.UserID {
 		t.Errorf("the join proves %v, awscli says %+v", claims.Attributes, says)
 	}
 	asked := cloud.Asked()

@@ -408,3 +408,21 @@ func TestPartitions(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkJoin is both halves, with an STS on this machine that is asked over TLS.
+func BenchmarkJoin(b *testing.B) {
+	k := node()
+	cloud := awsfake.New(b)
+	cloud.Add(k)
+	env := environment(k)
+	s := &jointest.Setup{
+		Spec:    &typesv1.TokenSpec{Allow: []*typesv1.AWSRule{{AwsAccount: account}}},
+		Machine: method.Machine{Getenv: func(name string) string { return env[name] }},
+		Auth:    egress.Config{Roots: cloud.Roots(), Dial: cloud.Start(b)},
+	}
+	for b.Loop() {
+		if _, err := jointest.Attempt(b.Context(), iam.Method(), s, [32]byte{7}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

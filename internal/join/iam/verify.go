@@ -74,7 +74,7 @@ func parseAnswer(raw []byte) (proof, error) {
 	if err := d.Decode(&in); err != nil {
 		return proof{}, malformed("the proof is not the JSON of one")
 	}
-	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token returns io.EOF itself
+	if _, err := d.Token(); err != io.EOF {
 		return proof{}, malformed("the proof has something after it")
 	}
 	p := proof{region: in.Region, accessKeyID: in.AccessKeyID, signature: in.Signature, sessionToken: keys.Secret(in.SessionToken)}
@@ -182,7 +182,7 @@ func member(raw []byte, names ...string) (json.RawMessage, error) {
 		if _, err := d.Token(); err != nil {
 			return nil, fault.Invalid("it is not the JSON that AWS answers with")
 		}
-		if _, err := d.Token(); err != io.EOF { //nolint:errorlint // Token returns io.EOF itself
+		if _, err := d.Token(); err != io.EOF {
 			return nil, fault.Invalid("it has something behind the JSON")
 		}
 		if found == nil {
