@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	resourcev1 "teleport/api/resource/v1"
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/client"
 	"teleport/internal/client/screen"
 	"teleport/internal/fault"
@@ -200,6 +201,11 @@ func runCreate(ctx context.Context, a *app, path string, force bool) error {
 			}
 			if err := a.print("%s %q has been %s\n", made.GetKind(), screen.Escape(made.GetMetadata().GetName()), what); err != nil {
 				return err
+			}
+			if token, ok := made.(*typesv1.Token); ok && token.GetStatus().GetBoundKeypair().GetRegistrationSecret() != "" {
+				if err := a.print("Registration secret, shown only now: %s\n", token.GetStatus().GetBoundKeypair().GetRegistrationSecret()); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -11,7 +11,9 @@ import (
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/access"
 	"teleport/internal/fault"
+	"teleport/internal/join/boundkeypair"
 	"teleport/internal/rpc"
+	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
@@ -134,7 +136,7 @@ func (s *ResourceServer) CreateResource(ctx context.Context, req *resourcev1.Cre
 	if err := s.commitNew(ctx, w); err != nil {
 		return nil, err
 	}
-	packed, err := types.ToAny(public(w.resource))
+	packed, err := types.ToAny(w.answer())
 	return &resourcev1.CreateResourceResponse{Resource: packed}, err
 }
 
@@ -158,7 +160,7 @@ func (s *ResourceServer) UpdateResource(ctx context.Context, req *resourcev1.Upd
 	if err := s.commitOver(ctx, w, old); err != nil {
 		return nil, err
 	}
-	packed, err := types.ToAny(public(w.resource))
+	packed, err := types.ToAny(w.answer())
 	return &resourcev1.UpdateResourceResponse{Resource: packed}, err
 }
 
@@ -189,7 +191,7 @@ func (s *ResourceServer) UpsertResource(ctx context.Context, req *resourcev1.Ups
 			err = s.commitOver(ctx, w, old)
 		}
 		if err == nil {
-			packed, err := types.ToAny(public(w.resource))
+			packed, err := types.ToAny(w.answer())
 			return &resourcev1.UpsertResourceResponse{Resource: packed, Created: created}, err
 		}
 		if !errors.Is(err, fault.ErrStale) && !errors.Is(err, fault.ErrExists) && !errors.Is(err, fault.ErrNotFound) {
@@ -206,6 +208,33 @@ type write struct {
 	// verbs are those that the caller needs on the resource as it is stored; on the one
 	// that it replaces the caller needs update.
 	verbs []string
+	// secret was made for the resource and is shown once, in the answer.
+	secret string
+}
+
+// complete fills in what Auth decides.
+func (s *ResourceServer) complete(ctx context.Context, tx *store.Tx, w *write, old types.Resource) error {
+	if err := w.rules.complete(ctx, s, tx, w.resource, old); err != nil {
+		return err
+	}
+	token, ok := w.resource.(*typesv1.Token)
+	if !ok {
+		return nil
+	}
+	var err error
+	w.secret, err = boundkeypair.Prepare(token)
+	return err
+}
+
+// answer returns the resource as its writer may see it.
+func (w *write) answer() types.Resource {
+	r := public(w.resource)
+	if token, ok := r.(*typesv1.Token); ok && w.secret != "" {
+		token = proto.CloneOf(token)
+		token.Status.BoundKeypair.RegistrationSecret = w.secret
+		return token
+	}
+	return r
 }
 
 // writing unpacks and checks what a caller with the verbs wants to write.
@@ -243,7 +272,7 @@ func (s *ResourceServer) writing(ctx context.Context, packed *anypb.Any, verbs .
 
 func (s *ResourceServer) commitNew(ctx context.Context, w *write) error {
 	tx := s.cfg.Store.Tx()
-	if err := w.rules.complete(ctx, s, tx, w.resource, nil); err != nil {
+	if err := s.complete(ctx, tx, w, nil); err != nil {
 		return err
 	}
 	if err := s.mayWrite(ctx, w); err != nil {
@@ -270,7 +299,7 @@ func (s *ResourceServer) commitOver(ctx context.Context, w *write, old types.Res
 		return err
 	}
 	tx := s.cfg.Store.Tx()
-	if err := w.rules.complete(ctx, s, tx, w.resource, old); err != nil {
+	if err := s.complete(ctx, tx, w, old); err != nil {
 		return err
 	}
 	if err := s.mayWrite(ctx, w); err != nil {

@@ -26,8 +26,12 @@ func tokenKind() KindInfo {
 		Defaults: defaults(defaultToken),
 		Validate: validate(validateToken),
 		Secret: secret(func(t *typesv1.Token) {
-			if t.Status != nil {
-				t.Status.Verifier = nil
+			if t.Status == nil {
+				return
+			}
+			t.Status.Verifier = nil
+			if b := t.Status.BoundKeypair; b != nil {
+				b.RegistrationVerifier, b.StateHash, b.PreviousStateHash = nil, nil, nil
 			}
 		}),
 		Columns: []Column{
