@@ -57,7 +57,6 @@ func Start(t testing.TB, setup ...string) *TPM {
 func run(t testing.TB, state, socket string) {
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, //nolint:gosec,noctx // ended below, before its folder goes
 		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("swtpm (Debian package swtpm): %v", err)
 	}
