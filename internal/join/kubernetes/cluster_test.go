@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Run("suite", func(t *testing.T) { r.suite(t, join, disguised) })
 			t.Run("replay", func(t *testing.T) { r.replay(t, join) })
+			t.Run("ledger", func(t *testing.T) { r.ledger(t, join) })
 		})
 	}
 	t.Run("deleted", func(t *testing.T) {
