@@ -27,6 +27,8 @@ import (
 // and an authority below it that only its published certificate leads to.
 type Authority struct {
 	Root, Sub *openssl.Certificate
+	// key signs the tokens of all tenants: making one takes long.
+	key *oidcfake.Key
 }
 
 // SubURL is where the certificate of Sub is published.
@@ -36,7 +38,10 @@ const SubURL = "http://www.microsoft.com/pkiops/certs/sub.crt"
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	root := openssl.SelfSigned(t, openssl.Spec{Subject: "/CN=Root of a test", Extensions: openssl.Authority()})
-	return &Authority{Root: root, Sub: root.Issue(t, openssl.Spec{Subject: "/CN=Issuing authority of a test", Extensions: openssl.Authority()})}
+	return &Authority{
+		Root: root, Sub: root.Issue(t, openssl.Spec{Subject: "/CN=Issuing authority of a test", Extensions: openssl.Authority()}),
+		key: oidcfake.NewKey(t, "RS256"),
+	}
 }
 
 // Signer makes the certificate of a metadata service.
@@ -112,7 +117,8 @@ func New(t testing.TB, a *Authority, signer *openssl.Certificate) *World {
 	}
 	w.Resource = "/subscriptions/" + w.Subscription + "/resourceGroups/Nodes/providers/Microsoft.Compute/virtualMachines/node-1"
 	w.Identity = w.Resource
-	w.Issuer = oidcfake.New(t, "https://sts.windows.net/"+w.Tenant+"/", "RS256")
+	w.Issuer = oidcfake.New(t, "https://sts.windows.net/"+w.Tenant+"/", "ES256")
+	w.Issuer.Publish(a.key)
 	w.tls = oidcfake.Serve(t, map[string]http.Handler{
 		"sts.windows.net": w.Issuer, "login.microsoftonline.com": w.Issuer, "login.microsoftonline.us": w.Issuer,
 		"sts.chinacloudapi.cn": w.Issuer, "login.partner.microsoftonline.cn": w.Issuer,

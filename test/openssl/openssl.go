@@ -30,6 +30,8 @@ type Spec struct {
 	Extensions []string
 	// NewKey are the arguments of `openssl genpkey`, an EC P-256 key if empty.
 	NewKey []string
+	// Key is the file of a key to use in place of a new one.
+	Key string
 	// Serial is the serial number; zero takes a random one.
 	Serial int64
 	// NotBefore and NotAfter bound its validity; zero is an hour ago and in a day.
@@ -64,7 +66,11 @@ func create(t testing.TB, s Spec, issuer *Certificate) *Certificate {
 	if newKey == nil {
 		newKey = []string{"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"}
 	}
-	Run(t, append([]string{"genpkey", "-out", at("key.pem")}, newKey...)...)
+	key := s.Key
+	if key == "" {
+		key = at("key.pem")
+		Run(t, append([]string{"genpkey", "-out", key}, newKey...)...)
+	}
 	if s.NotBefore.IsZero() {
 		s.NotBefore = time.Now().Add(-time.Hour)
 	}
@@ -80,7 +86,7 @@ func create(t testing.TB, s Spec, issuer *Certificate) *Certificate {
 		"commonName=optional\ncountryName=optional\norganizationName=optional\n", at("index"), dir, at("serial"))
 	write(t, at("openssl.cnf"), config)
 	write(t, at("index"), "")
-	Run(t, "req", "-new", "-config", at("openssl.cnf"), "-key", at("key.pem"), "-subj", s.Subject, "-out", at("req.pem"))
+	Run(t, "req", "-new", "-config", at("openssl.cnf"), "-key", key, "-subj", s.Subject, "-out", at("req.pem"))
 	args := []string{
 		"ca", "-batch", "-notext", "-config", at("openssl.cnf"), "-in", at("req.pem"), "-out", at("cert.pem"),
 		"-startdate", s.NotBefore.UTC().Format("20060102150405Z"), "-enddate", s.NotAfter.UTC().Format("20060102150405Z"),
@@ -91,12 +97,12 @@ func create(t testing.TB, s Spec, issuer *Certificate) *Certificate {
 		args = append(args, "-rand_serial")
 	}
 	if issuer == nil {
-		args = append(args, "-selfsign", "-keyfile", at("key.pem"))
+		args = append(args, "-selfsign", "-keyfile", key)
 	} else {
 		args = append(args, "-cert", issuer.File, "-keyfile", issuer.Key)
 	}
 	Run(t, args...)
-	c := &Certificate{File: at("cert.pem"), Key: at("key.pem")}
+	c := &Certificate{File: at("cert.pem"), Key: key}
 	var err error
 	if c.PEM, err = os.ReadFile(c.File); err != nil {
 		t.Fatal(err)

@@ -212,7 +212,7 @@ func (p prover) chain(ctx context.Context, document []byte) ([][]byte, error) {
 		}
 		i := slices.IndexFunc(signed.Others, func(c *x509.Certificate) bool { return at.CheckSignatureFrom(c) == nil })
 		if i >= 0 {
-			at, signed.Others = signed.Others[i], slices.Delete(signed.Others, i, i+1) // Auth has it already
+			at = signed.Others[i] // Auth has it already
 			continue
 		}
 		address := issuerAddress(at)
