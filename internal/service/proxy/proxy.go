@@ -96,7 +96,8 @@ type Service struct {
 	// refusals of one user are recorded.
 	joins, logins, refusals *budget.Sources
 
-	conns sync.WaitGroup
+	passages *passages
+	conns    sync.WaitGroup
 }
 
 // New returns a Service. It reads the key pairs, so that a bad one is an error at
@@ -118,6 +119,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg:      cfg,
+		passages: newPassages(),
 		port:     mux.New(mux.Config{Listener: cfg.Listener, Log: cfg.Log}),
 		joins:    budget.NewSources(joinRate, joinBurst, maxSources),
 		logins:   budget.NewSources(loginRate, loginBurst, maxSources),
@@ -179,6 +181,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		return s.tunnels.Serve(ctx, tls.NewListener(tunnelPort, s.serverTLS(tls.NoClientCert, mux.ALPNTunnel)))
 	})
 	g.Go(func() error { return s.closeRemoved(ctx) })
+	g.Go(func() error { return s.followLocks(ctx) })
 	g.Go(func() error { return s.web.reload(ctx, s.cfg.KeypairsReloadInterval, s.cfg.Log) })
 	s.cfg.Log.InfoContext(ctx, "proxy service is ready", "addr", s.cfg.Listener.Addr().String(), "public_addr", s.cfg.PublicAddr)
 	ready()

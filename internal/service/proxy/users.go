@@ -67,6 +67,12 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	if err != nil {
 		return errors.Join(err, respond(conn, resp))
 	}
+	leave, err := s.enter(caller, resp.GetHostId(), conn.NetConn())
+	if err != nil {
+		_ = node.Close()
+		return errors.Join(err, respond(conn, refusal(err)))
+	}
+	defer leave()
 	s.metrics.sessions.Inc()
 	s.metrics.active.Inc()
 	defer s.metrics.active.Dec()
@@ -109,11 +115,20 @@ func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *prox
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort()}
+	if err := s.locked(caller, ""); err != nil {
+		return nil, refusal(err), s.rejected(ctx, caller, req, clientAddr, err)
+	}
 	conn, node, err := s.router.Dial(ctx, caller, target, clientAddr)
+	if err == nil {
+		if locked := s.locked(caller, node.GetMetadata().GetName()); locked != nil {
+			_ = conn.Close()
+			return nil, refusal(locked), s.rejected(ctx, caller, req, clientAddr, locked)
+		}
+	}
 	if err != nil {
 		s.metrics.failed.Inc()
 		if !errors.Is(err, fault.ErrUnreachable) {
-			s.emitRefusal(ctx, caller, req, clientAddr, err)
+			s.emitRefusal(ctx, audit.AuthAttemptFailure, caller, req, clientAddr, err)
 		}
 		return nil, refusal(err), fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
 	}
@@ -144,13 +159,13 @@ func respond(conn net.Conn, resp *proxyv1.DialResponse) error {
 
 // emitRefusal records that a user asked for a node and was refused by the Proxy. The
 // node's own refusals are recorded by the node.
-func (s *Service) emitRefusal(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string, cause error) {
+func (s *Service) emitRefusal(ctx context.Context, kind audit.Kind, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string, cause error) {
 	if !s.refusals.Allow(caller.User.Name, time.Now()) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), emitTimeout)
 	defer cancel()
-	event := audit.New(audit.AuthAttemptFailure, map[string]any{
+	event := audit.New(kind, map[string]any{
 		"user": caller.User.Name, "success": false, "error": cause.Error(), "addr.remote": clientAddr,
 		"target": req.GetHost(), "proxy_id": s.cfg.Holder.HostID(),
 	})

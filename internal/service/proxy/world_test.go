@@ -59,6 +59,7 @@ type world struct {
 	addr   string // of the Proxy
 	holder *state.Holder
 	stop   func()
+	proxy  *proxy.Service
 
 	mu     sync.Mutex
 	events []*auditv1.Event
@@ -105,6 +106,7 @@ func newWorld(t testing.TB, change ...func(*proxy.Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.proxy = s
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done, ready := make(chan error, 1), make(chan struct{})
 	go func() { done <- s.Run(ctx, func() { close(ready) }) }()
