@@ -230,7 +230,7 @@ func TestRefusals(t *testing.T) {
 		{name: "revoked", edit: revoke, code: join.CodeTokenRevoked, says: "was revoked"},
 		{name: "used_up", token: func(tok *typesv1.Token) { tok.Spec.MaxUses = 1; tok.Status.Uses = 1 }, code: join.CodeTokenUsedUp, says: "good for (1)"},
 		{name: "role_not_in_token", edit: func(_ *fixture, p *join.Params) { p.Roles = []types.SystemRole{types.RoleNode, types.RoleProxy} }, code: join.CodeRoleNotAllowed, says: "allows Node, this process runs Proxy as well"},
-		{name: "other_method", token: func(tok *typesv1.Token) { tok.Spec.JoinMethod = "iam" }, code: join.CodeMethodMismatch, says: `"iam"`},
+		{name: "other_method", token: func(tok *typesv1.Token) { tok.Spec.JoinMethod = "iam" }, edit: func(_ *fixture, p *join.Params) { p.Method = "token" }, code: join.CodeMethodMismatch, says: `"iam"`},
 		{name: "method_in_config", edit: func(_ *fixture, p *join.Params) { p.Method = "iam" }, code: join.CodeMethodMismatch, says: "join_params.method"},
 		{name: "clock_behind", edit: func(_ *fixture, p *join.Params) {
 			p.Now = func() time.Time { return time.Now().Add(-10 * time.Minute) }

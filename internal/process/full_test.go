@@ -114,7 +114,7 @@ auth_service: {enabled: yes, cluster_name: main, listen_addr: "127.0.0.1:0"}
 proxy_service: {enabled: no}
 ssh_service: {enabled: no}
 `, t.TempDir()))
-	db, err := sql.Open("sqlite", hub.cfg.DatabaseFile())
+	db, err := sql.Open("sqlite", hub.config().DatabaseFile())
 	if err != nil {
 		t.Fatal(err)
 	}
