@@ -23,11 +23,18 @@ func MatchSegments(pattern, text string) bool {
 	if len(pattern) > maxLabelValue || len(text) > 4*maxLabelValue {
 		return false
 	}
+	literal := strings.IndexAny(pattern, "*?")
+	if literal < 0 {
+		return pattern == text
+	}
+	if !strings.HasPrefix(text, pattern[:literal]) {
+		return false
+	}
+	pattern, text = pattern[literal:], text[literal:]
 	// fits[t] is whether the pattern so far fits text[:t].
-	fits := make([]bool, len(text)+1)
+	fits, next := make([]bool, len(text)+1), make([]bool, len(text)+1)
 	fits[0] = true
 	for p := 0; p < len(pattern); p++ {
-		next := make([]bool, len(text)+1)
 		stops := ""
 		switch {
 		case strings.HasPrefix(pattern[p:], "**"):
@@ -36,18 +43,20 @@ func MatchSegments(pattern, text string) bool {
 		case pattern[p] == '*':
 			stops = "/:"
 		}
-		if stops != "" {
-			for t, before := 0, false; t <= len(text); t++ {
+		before := false
+		for t := range next {
+			switch {
+			case stops != "":
 				before = fits[t] || before && strings.IndexByte(stops, text[t-1]) < 0
 				next[t] = before
-			}
-		} else {
-			for t := range len(text) {
-				c := text[t]
-				next[t+1] = fits[t] && (pattern[p] == c || pattern[p] == '?' && c != '/' && c != ':')
+			case t == 0:
+				next[t] = false
+			default:
+				c := text[t-1]
+				next[t] = fits[t-1] && (pattern[p] == c || pattern[p] == '?' && c != '/' && c != ':')
 			}
 		}
-		fits = next
+		fits, next = next, fits
 	}
 	return fits[len(text)]
 }
