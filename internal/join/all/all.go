@@ -22,7 +22,7 @@ import (
 func Methods() []method.Method {
 	issuers := jwt.NewIssuers()
 	return slices.Concat([]method.Method{
-		token.Method(), iam.Method(), ec2.Method(), azure.Method(), gcp.Method(issuers), kubernetes.Method(issuers), oracle.Method(),
+		token.Method(), iam.Method(), ec2.Method(), azure.Method(issuers), gcp.Method(issuers), kubernetes.Method(issuers), oracle.Method(),
 		tpm.Method(), boundkeypair.Method(),
 	}, oidc.Methods(issuers))
 }

@@ -20,6 +20,7 @@ import (
 	"teleport/internal/join/azure"
 	"teleport/internal/join/egress"
 	"teleport/internal/join/jointest"
+	"teleport/internal/join/jwt"
 	"teleport/internal/join/method"
 	"teleport/test/azurefake"
 	"teleport/test/netns"
@@ -84,7 +85,7 @@ func (b *bench) claims(name, code string, change func(map[string]any)) jointest.
 func TestSuite(t *testing.T) {
 	b := newBench(t)
 	jointest.Run(t, jointest.Rig{
-		Method: azure.Method(),
+		Method: azure.Method(jwt.NewIssuers()),
 		Good: func(t *testing.T) *jointest.Setup {
 			_, s := b.attempt(t)
 			return s
@@ -366,7 +367,7 @@ func instance(w *azurefake.World, set, id string) string {
 // TestAdmitted: every kind of machine and identity.
 func TestAdmitted(t *testing.T) {
 	b := newBench(t)
-	m := azure.Method()
+	m := azure.Method(jwt.NewIssuers())
 	gov, china := b.authority.Signer(t, "usgovvirginia.metadata.azure.us"), b.authority.Signer(t, "METADATA.azure.cn")
 	for name, bend := range map[string]func(w *azurefake.World, s *jointest.Setup){
 		"identity of the system": func(*azurefake.World, *jointest.Setup) {},
@@ -432,7 +433,7 @@ func TestClouds(t *testing.T) {
 	gov := b.authority.Signer(t, "metadata.azure.us")
 	w, s := b.attempt(t)
 	w.Sign = func(content []byte) []byte { return gov.SignCMS(t, content) }
-	if _, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{}); fault.Code(err) != method.CodeProofAudience {
+	if _, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{}); fault.Code(err) != method.CodeProofAudience {
 		t.Errorf("document of the government's cloud, token of the public one: %v, want code %s", err, method.CodeProofAudience)
 	}
 }
@@ -450,7 +451,7 @@ func TestPublishedElsewhere(t *testing.T) {
 		}})
 		w, s := b.attempt(t)
 		w.Signer = signer
-		if _, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{}); fault.Code(err) != method.CodeProofSignature {
+		if _, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{}); fault.Code(err) != method.CodeProofSignature {
 			t.Errorf("%s: %v, want code %s", address, err, method.CodeProofSignature)
 		}
 		if asked := w.Asked(); len(asked) > 0 {
@@ -481,7 +482,7 @@ func TestLoop(t *testing.T) {
 			_, _ = rw.Write(b1.Raw)
 		}
 	}
-	if _, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{}); fault.Code(err) != method.CodeMetadata || !strings.Contains(err.Error(), "more than 4") {
+	if _, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{}); fault.Code(err) != method.CodeMetadata || !strings.Contains(err.Error(), "more than 4") {
 		t.Errorf("a loop: %v, want code %s", err, method.CodeMetadata)
 	}
 	if n := len(w.Asked()); n != 4 {
@@ -502,7 +503,7 @@ func TestRefusedClaims(t *testing.T) {
 	w, s := b.attempt(t)
 	w.Identity = userAssigned(w)
 	w.Manager = func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusForbidden) }
-	c, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{})
+	c, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{})
 	if err == nil || c.Get("vm_id") != w.VMID || c.Get("tenant") != w.Tenant {
 		t.Errorf("claims %v, error %v", c.Attributes, err)
 	}
@@ -520,7 +521,7 @@ func TestDigestOfAzure(t *testing.T) {
 	b := newBench(t)
 	w, s := b.attempt(t)
 	w.Sign = func(content []byte) []byte { return quirk(t, b.signer.SignCMS(t, content)) }
-	if _, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{}); err != nil {
+	if _, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -572,7 +573,7 @@ func TestTrueAddress(t *testing.T) {
 			<-done
 		}()
 		s.Machine.Metadata = egress.Metadata(egress.Config{})
-		if c, err := jointest.Attempt(t.Context(), azure.Method(), s, [32]byte{}); err != nil || c.Get("vm_id") != w.VMID {
+		if c, err := jointest.Attempt(t.Context(), azure.Method(jwt.NewIssuers()), s, [32]byte{}); err != nil || c.Get("vm_id") != w.VMID {
 			t.Errorf("claims %v, error %v", c.Attributes, err)
 		}
 	})

@@ -27,9 +27,8 @@ import (
 	"teleport/internal/types"
 )
 
-// Method returns the method. It keeps the keys of tenants that it met.
-func Method() method.Method {
-	issuers := jwt.NewIssuers()
+// Method returns the method. The keys of tenants are remembered in issuers.
+func Method(issuers *jwt.Issuers) method.Method {
 	return method.Method{
 		Name: types.JoinMethodAzure, Attests: true, Prove: prove,
 		Verify: func(ctx context.Context, a method.Attempt, ask method.Exchange) (method.Claims, error) {
