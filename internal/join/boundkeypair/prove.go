@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
+	"io/fs"
 
 	"teleport/internal/fault"
 	"teleport/internal/join/method"
@@ -115,8 +117,11 @@ func accepted(m method.Machine, state []byte) error {
 	}
 	k := keyPair{path: keyPath(m)}
 	next, err := readKey(k.path + nextSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no rotation
+	}
 	if err != nil {
-		return nil //nolint:nilerr // no rotation
+		return err
 	}
 	k.next = next
 	if _, fingerprint, err := line(public(next)); err != nil || fingerprint != a.Key {
