@@ -63,12 +63,11 @@ type User struct{ Token, Name string }
 func Start(t testing.TB, users ...User) *Cluster {
 	t.Helper()
 	apiserver, etcd := programs(t)
-	dir := t.TempDir()
 	var err error
 	// A port that was free may be somebody else's when the program gets to it.
 	for range 3 {
 		var c *Cluster
-		if c, err = start(t, dir, apiserver, etcd, users); err == nil {
+		if c, err = start(t, apiserver, etcd, users); err == nil {
 			return c
 		}
 	}
@@ -101,14 +100,12 @@ func programs(t testing.TB) (apiserver, etcd string) {
 }
 
 // start starts both programs; what it leaves behind when it fails ends with the test.
-func start(t testing.TB, parent, apiserver, etcd string, users []User) (*Cluster, error) {
+func start(t testing.TB, apiserver, etcd string, users []User) (*Cluster, error) {
 	t.Helper()
-	dir, err := os.MkdirTemp(parent, "cluster")
-	if err != nil {
-		return nil, err
-	}
+	dir := t.TempDir()
 	var ports [3]string
 	for i := range ports {
+		var err error
 		if ports[i], err = freePort(); err != nil {
 			return nil, err
 		}

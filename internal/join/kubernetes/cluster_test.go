@@ -109,43 +109,43 @@ func (r real) suite(t *testing.T, join *typesv1.KubernetesJoin, disguised string
 			"service_account": "teleport:agent", "service_account_namespace": "teleport", "service_account_name": "agent", "issuer": r.URL,
 		},
 		Bad: []jointest.Case{
-			{"expired", func(_ *testing.T, s *jointest.Setup) { s.Now = time.Now().Add(12 * time.Minute) }, method.CodeProofExpired},
-			{"future", func(_ *testing.T, s *jointest.Setup) { s.Now = time.Now().Add(-2 * time.Minute) }, method.CodeProofNotYetValid},
-			{"wrong_account", show(func(t *testing.T) string {
+			bad("expired", func(_ *testing.T, s *jointest.Setup) { s.Now = time.Now().Add(12 * time.Minute) }, method.CodeProofExpired),
+			bad("future", func(_ *testing.T, s *jointest.Setup) { s.Now = time.Now().Add(-2 * time.Minute) }, method.CodeProofNotYetValid),
+			bad("wrong_account", show(func(t *testing.T) string {
 				return r.Token(t, r.Pod(t, "teleport", "other-"+unique(), "other"), cluster, 10*time.Minute)
-			}), method.CodeRuleMismatch},
-			{"wrong namespace", show(func(t *testing.T) string {
+			}), method.CodeRuleMismatch),
+			bad("wrong namespace", show(func(t *testing.T) string {
 				return r.Token(t, r.Pod(t, "elsewhere", "web-"+unique(), "agent"), cluster, 10*time.Minute)
-			}), method.CodeRuleMismatch},
-			{"wrong_audience", show(func(t *testing.T) string {
+			}), method.CodeRuleMismatch),
+			bad("wrong_audience", show(func(t *testing.T) string {
 				return r.Token(t, r.pod(t), "other.example.com", 10*time.Minute)
-			}), method.CodeProofAudience},
-			{"audience of the API server", show(func(t *testing.T) string {
+			}), method.CodeProofAudience),
+			bad("audience of the API server", show(func(t *testing.T) string {
 				return r.Token(t, r.pod(t), "", 10*time.Minute)
-			}), method.CodeProofAudience},
-			{"not bound", show(func(t *testing.T) string {
+			}), method.CodeProofAudience),
+			bad("not bound", show(func(t *testing.T) string {
 				return r.UnboundToken(t, "teleport", "agent", cluster, 10*time.Minute)
-			}), method.CodeProofMachine},
-			{"good for 31 minutes", show(func(t *testing.T) string {
+			}), method.CodeProofMachine),
+			bad("good for 31 minutes", show(func(t *testing.T) string {
 				return r.Token(t, r.pod(t), cluster, 31*time.Minute)
-			}), method.CodeProofLifetime},
-			{"token of a user", show(func(*testing.T) string { return r.Admin }), method.CodeProofMalformed},
-			{"user in disguise", show(func(*testing.T) string { return disguised }), forged},
-			{"another cluster's keys", show(func(t *testing.T) string {
+			}), method.CodeProofLifetime),
+			bad("token of a user", show(func(*testing.T) string { return r.Admin }), method.CodeProofMalformed),
+			bad("user in disguise", show(func(*testing.T) string { return disguised }), forged),
+			bad("another cluster's keys", show(func(t *testing.T) string {
 				c := claims(r.URL)
 				return sign(t, jose.ES256, other.key, r.kid(t), c)
-			}), forged},
-			{"HS256", show(func(t *testing.T) string {
+			}), forged),
+			bad("HS256", show(func(t *testing.T) string {
 				return sign(t, jose.HS256, []byte(r.JWKS(t)), r.kid(t), claims(r.URL))
-			}), method.CodeProofMalformed},
-			{"alg none", show(func(t *testing.T) string {
+			}), method.CodeProofMalformed),
+			bad("alg none", show(func(t *testing.T) string {
 				return unsigned(t, object{"alg": "none", "kid": r.kid(t)}, claims(r.URL))
-			}), method.CodeProofMalformed},
-			{"claims of another pod", show(func(t *testing.T) string {
+			}), method.CodeProofMalformed),
+			bad("claims of another pod", show(func(t *testing.T) string {
 				a := strings.Split(r.Token(t, r.pod(t), cluster, 10*time.Minute), ".")
 				b := strings.Split(r.Token(t, r.pod(t), cluster, 10*time.Minute), ".")
 				return a[0] + "." + b[1] + "." + a[2]
-			}), forged},
+			}), forged),
 		},
 		NotApplicable: map[string]string{
 			"cloud_down": "tried with a stand-in: see TestSuite and TestInClusterSuite",
@@ -154,23 +154,23 @@ func (r real) suite(t *testing.T, join *typesv1.KubernetesJoin, disguised string
 	}
 	switch join.GetType() {
 	case "static_jwks":
-		rig.Bad = append(rig.Bad, jointest.Case{Name: "keys of another cluster in the token", Bend: func(t *testing.T, s *jointest.Setup) {
+		rig.Bad = append(rig.Bad, bad("keys of another cluster in the token", func(t *testing.T, s *jointest.Setup) {
 			s.Spec = &typesv1.TokenSpec{Kubernetes: &typesv1.KubernetesJoin{
 				Type: "static_jwks", StaticJwks: &typesv1.KubernetesJWKS{Jwks: other.jwks(t)}, Allow: allowAgent(),
 			}}
-		}, Code: method.CodeProofSignature})
+		}, method.CodeProofSignature))
 	case "oidc":
 		rig.Bad = append(rig.Bad,
-			jointest.Case{Name: "issuer with a slash", Bend: func(_ *testing.T, s *jointest.Setup) {
+			bad("issuer with a slash", func(_ *testing.T, s *jointest.Setup) {
 				s.Spec = &typesv1.TokenSpec{Kubernetes: &typesv1.KubernetesJoin{
 					Type: "oidc", Oidc: &typesv1.KubernetesOIDC{Issuer: r.URL + "/", Ca: string(r.CA)}, Allow: allowAgent(),
 				}}
-			}, Code: method.CodeProofIssuer},
-			jointest.Case{Name: "certificate of nobody's authority", Bend: func(_ *testing.T, s *jointest.Setup) {
+			}, method.CodeProofIssuer),
+			bad("certificate of nobody's authority", func(_ *testing.T, s *jointest.Setup) {
 				s.Spec = &typesv1.TokenSpec{Kubernetes: &typesv1.KubernetesJoin{
 					Type: "oidc", Oidc: &typesv1.KubernetesOIDC{Issuer: r.URL}, Allow: allowAgent(),
 				}}
-			}, Code: method.CodeCloudUnreachable},
+			}, method.CodeCloudUnreachable),
 		)
 	}
 	jointest.Run(t, rig)

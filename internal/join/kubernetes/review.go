@@ -22,7 +22,7 @@ const (
 	extraPodName      = "authentication.kubernetes.io/pod-name"
 	extraPodUID       = "authentication.kubernetes.io/pod-uid"
 	extraNode         = "authentication.kubernetes.io/node-name"
-	extraCredential   = "authentication.kubernetes.io/credential-id" //nolint:gosec // the name of a field
+	extraCredential   = "authentication.kubernetes.io/credential-id"
 	groupAccounts     = "system:serviceaccounts"
 	credentialPrefix  = "JTI="
 	maxReviewExcerpt  = 256

@@ -199,43 +199,43 @@ func badReviews(t *testing.T) []jointest.Case {
 		}
 	}
 	return []jointest.Case{
-		{"cloud_down", func(t *testing.T, s *jointest.Setup) {
+		bad("cloud_down", func(t *testing.T, s *jointest.Setup) {
 			r := newReviewer(t)
 			s.AuthEnv = env(r.environment(t))
 			r.server.Close()
-		}, method.CodeCloudUnreachable},
-		{"cloud_lies", user(func(user object) { user["username"] = "system:serviceaccount:teleport:admin" }), method.CodeProofMachine},
-		{"not authenticated", bent(func(s object) { s["authenticated"] = false }), method.CodeCloudRefused},
-		{"no audiences", bent(func(s object) { delete(s, "audiences") }), method.CodeProofAudience},
-		{"other audiences", bent(func(s object) { s["audiences"] = []string{"https://kubernetes.default.svc"} }), method.CodeProofAudience},
-		{"a user of the same name", user(func(user object) { user["groups"] = []any{"system:authenticated"} }), method.CodeProofMachine},
-		{"groups of another namespace", user(func(user object) {
+		}, method.CodeCloudUnreachable),
+		bad("cloud_lies", user(func(user object) { user["username"] = "system:serviceaccount:teleport:admin" }), method.CodeProofMachine),
+		bad("not authenticated", bent(func(s object) { s["authenticated"] = false }), method.CodeCloudRefused),
+		bad("no audiences", bent(func(s object) { delete(s, "audiences") }), method.CodeProofAudience),
+		bad("other audiences", bent(func(s object) { s["audiences"] = []string{"https://kubernetes.default.svc"} }), method.CodeProofAudience),
+		bad("a user of the same name", user(func(user object) { user["groups"] = []any{"system:authenticated"} }), method.CodeProofMachine),
+		bad("groups of another namespace", user(func(user object) {
 			user["groups"] = []any{"system:serviceaccounts", "system:serviceaccounts:other"}
-		}), method.CodeProofMachine},
-		{"user alice", user(func(user object) { user["username"] = "alice" }), method.CodeProofMachine},
-		{"no pod in the review", user(func(user object) { delete(user, "extra") }), method.CodeProofMachine},
-		{"another pod in the review", extra("pod-name", []string{"web-1"}), method.CodeProofMachine},
-		{"another uid in the review", extra("pod-uid", []string{"0"}), method.CodeProofMachine},
-		{"two uids in the review", extra("pod-uid", []string{"a", "b"}), method.CodeProofMachine},
-		{"review of another token", extra("credential-id", []string{"JTI=0"}), method.CodeProofMachine},
-		{"not a review", func(t *testing.T, s *jointest.Setup) {
+		}), method.CodeProofMachine),
+		bad("user alice", user(func(user object) { user["username"] = "alice" }), method.CodeProofMachine),
+		bad("no pod in the review", user(func(user object) { delete(user, "extra") }), method.CodeProofMachine),
+		bad("another pod in the review", extra("pod-name", []string{"web-1"}), method.CodeProofMachine),
+		bad("another uid in the review", extra("pod-uid", []string{"0"}), method.CodeProofMachine),
+		bad("two uids in the review", extra("pod-uid", []string{"a", "b"}), method.CodeProofMachine),
+		bad("review of another token", extra("credential-id", []string{"JTI=0"}), method.CodeProofMachine),
+		bad("not a review", func(t *testing.T, s *jointest.Setup) {
 			r := newReviewer(t)
 			r.bend = func(review object) { review["kind"] = "Status" }
 			s.AuthEnv = env(r.environment(t))
 			s.Machine.Getenv = mounted(t, r.sign(t, claims(r.issuer)))
-		}, method.CodeCloudUnreachable},
-		{"review too long", bent(func(s object) { s["error"] = strings.Repeat("a", egress.DefaultLimit) }), method.CodeCloudUnreachable},
-		{"not logged in", status(http.StatusUnauthorized), method.CodeCloudUnreachable},
-		{"may not review", status(http.StatusForbidden), method.CodeCloudUnreachable},
-		{"server error", status(http.StatusInternalServerError), method.CodeCloudUnreachable},
-		{"redirect", status(http.StatusTemporaryRedirect), method.CodeCloudUnreachable},
-		{"no host", without("KUBERNETES_SERVICE_HOST"), method.CodeCloudUnreachable},
-		{"no port", without("KUBERNETES_SERVICE_PORT"), method.CodeCloudUnreachable},
-		{"wrong token of Auth", file("KUBERNETES_TOKEN_PATH", "other"), method.CodeCloudUnreachable},
-		{"no token of Auth", file("KUBERNETES_TOKEN_PATH", ""), method.CodeCloudUnreachable},
-		{"token of Auth with a line break", file("KUBERNETES_TOKEN_PATH", ownToken+"\r\nX-A: b"), method.CodeCloudUnreachable},
-		{"no authority", file("KUBERNETES_CA_PATH", ""), method.CodeCloudUnreachable},
-		{"another authority", file("KUBERNETES_CA_PATH", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t)}))), method.CodeCloudUnreachable},
+		}, method.CodeCloudUnreachable),
+		bad("review too long", bent(func(s object) { s["error"] = strings.Repeat("a", egress.DefaultLimit) }), method.CodeCloudUnreachable),
+		bad("not logged in", status(http.StatusUnauthorized), method.CodeCloudUnreachable),
+		bad("may not review", status(http.StatusForbidden), method.CodeCloudUnreachable),
+		bad("server error", status(http.StatusInternalServerError), method.CodeCloudUnreachable),
+		bad("redirect", status(http.StatusTemporaryRedirect), method.CodeCloudUnreachable),
+		bad("no host", without("KUBERNETES_SERVICE_HOST"), method.CodeCloudUnreachable),
+		bad("no port", without("KUBERNETES_SERVICE_PORT"), method.CodeCloudUnreachable),
+		bad("wrong token of Auth", file("KUBERNETES_TOKEN_PATH", "other"), method.CodeCloudUnreachable),
+		bad("no token of Auth", file("KUBERNETES_TOKEN_PATH", ""), method.CodeCloudUnreachable),
+		bad("token of Auth with a line break", file("KUBERNETES_TOKEN_PATH", ownToken+"\r\nX-A: b"), method.CodeCloudUnreachable),
+		bad("no authority", file("KUBERNETES_CA_PATH", ""), method.CodeCloudUnreachable),
+		bad("another authority", file("KUBERNETES_CA_PATH", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t)}))), method.CodeCloudUnreachable),
 	}
 }
 

@@ -232,6 +232,11 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// bad returns a case.
+func bad(name string, bend func(*testing.T, *jointest.Setup), code string) jointest.Case {
+	return jointest.Case{Name: name, Bend: bend, Code: code}
+}
+
 func badTokens(t *testing.T, w *world) []jointest.Case {
 	other := newWorld(t)
 	now := time.Now()
@@ -242,77 +247,77 @@ func badTokens(t *testing.T, w *world) []jointest.Case {
 		return show(w, func(c object) { delete(c, name) })
 	}
 	return []jointest.Case{
-		{"expired", show(w, func(c object) {
+		bad("expired", show(w, func(c object) {
 			c["iat"], c["nbf"], c["exp"] = now.Add(-15*time.Minute).Unix(), now.Add(-15*time.Minute).Unix(), now.Add(-5*time.Minute).Unix()
-		}), method.CodeProofExpired},
-		{"expired to the second", func(t *testing.T, s *jointest.Setup) {
+		}), method.CodeProofExpired),
+		bad("expired to the second", func(t *testing.T, s *jointest.Setup) {
 			show(w, func(object) {})(t, s)
 			s.Now = time.Now().Add(11*time.Minute + time.Second)
-		}, method.CodeProofExpired},
-		{"future", func(t *testing.T, s *jointest.Setup) {
+		}, method.CodeProofExpired),
+		bad("future", func(t *testing.T, s *jointest.Setup) {
 			show(w, func(object) {})(t, s)
 			s.Now = time.Now().Add(-2 * time.Minute)
-		}, method.CodeProofNotYetValid},
-		{"not yet valid", set("nbf", now.Add(5*time.Minute).Unix()), method.CodeProofNotYetValid},
-		{"wrong_account", show(w, func(c object) {
+		}, method.CodeProofNotYetValid),
+		bad("not yet valid", set("nbf", now.Add(5*time.Minute).Unix()), method.CodeProofNotYetValid),
+		bad("wrong_account", show(w, func(c object) {
 			c["sub"] = "system:serviceaccount:teleport:other"
 			private(c)["serviceaccount"].(object)["name"] = "other"
-		}), method.CodeRuleMismatch},
-		{"wrong namespace", show(w, func(c object) {
+		}), method.CodeRuleMismatch),
+		bad("wrong namespace", show(w, func(c object) {
 			c["sub"], private(c)["namespace"] = "system:serviceaccount:other:agent", "other"
-		}), method.CodeRuleMismatch},
-		{"wrong_audience", set("aud", []string{"other.example.com"}), method.CodeProofAudience},
-		{"wrong audience as text", set("aud", "other.example.com"), method.CodeProofAudience},
-		{"audience of the API server", set("aud", []string{"https://kubernetes.default.svc.cluster.local", "k3s"}), method.CodeProofAudience},
-		{"audience in capitals", set("aud", []string{strings.ToUpper(cluster)}), method.CodeProofAudience},
-		{"no audience", without("aud"), method.CodeProofAudience},
-		{"good for 31 minutes", set("exp", now.Add(31*time.Minute).Unix()), method.CodeProofLifetime},
-		{"no expiry", without("exp"), method.CodeProofLifetime},
-		{"no time of issue", without("iat"), method.CodeProofLifetime},
-		{"not bound", show(w, func(c object) { delete(private(c), "pod") }), method.CodeProofMachine},
-		{"bound to a secret", show(w, func(c object) {
+		}), method.CodeRuleMismatch),
+		bad("wrong_audience", set("aud", []string{"other.example.com"}), method.CodeProofAudience),
+		bad("wrong audience as text", set("aud", "other.example.com"), method.CodeProofAudience),
+		bad("audience of the API server", set("aud", []string{"https://kubernetes.default.svc.cluster.local", "k3s"}), method.CodeProofAudience),
+		bad("audience in capitals", set("aud", []string{strings.ToUpper(cluster)}), method.CodeProofAudience),
+		bad("no audience", without("aud"), method.CodeProofAudience),
+		bad("good for 31 minutes", set("exp", now.Add(31*time.Minute).Unix()), method.CodeProofLifetime),
+		bad("no expiry", without("exp"), method.CodeProofLifetime),
+		bad("no time of issue", without("iat"), method.CodeProofLifetime),
+		bad("not bound", show(w, func(c object) { delete(private(c), "pod") }), method.CodeProofMachine),
+		bad("bound to a secret", show(w, func(c object) {
 			delete(private(c), "pod")
 			private(c)["secret"] = object{"name": "agent-token", "uid": "6c1e7bd0-3d4c-4d6a-9d7f-9d2a0a3a4f05"}
-		}), method.CodeProofMachine},
-		{"no uid of the pod", show(w, func(c object) { delete(private(c)["pod"].(object), "uid") }), method.CodeProofMachine},
-		{"a list for the uid of the pod", show(w, func(c object) { private(c)["pod"].(object)["uid"] = []string{"a"} }), method.CodeProofMachine},
-		{"no name of the pod", show(w, func(c object) { delete(private(c)["pod"].(object), "name") }), method.CodeProofMachine},
-		{"legacy claims", show(w, func(c object) {
+		}), method.CodeProofMachine),
+		bad("no uid of the pod", show(w, func(c object) { delete(private(c)["pod"].(object), "uid") }), method.CodeProofMachine),
+		bad("a list for the uid of the pod", show(w, func(c object) { private(c)["pod"].(object)["uid"] = []string{"a"} }), method.CodeProofMachine),
+		bad("no name of the pod", show(w, func(c object) { delete(private(c)["pod"].(object), "name") }), method.CodeProofMachine),
+		bad("legacy claims", show(w, func(c object) {
 			delete(c, "kubernetes.io")
 			c["kubernetes.io/serviceaccount/namespace"], c["kubernetes.io/serviceaccount/service-account.name"] = "teleport", "agent"
-		}), method.CodeProofMachine},
-		{"a user", set("sub", "alice"), method.CodeProofMachine},
-		{"a node", set("sub", "system:node:node-1"), method.CodeProofMachine},
-		{"no subject", without("sub"), method.CodeProofMachine},
-		{"colon in the name", set("sub", "system:serviceaccount:teleport:agent:x"), method.CodeProofMachine},
-		{"no name", set("sub", "system:serviceaccount:teleport:"), method.CodeProofMachine},
-		{"subject of another account", set("sub", "system:serviceaccount:teleport:admin"), method.CodeProofMachine},
-		{"namespace of another account", show(w, func(c object) { private(c)["namespace"] = "kube-system" }), method.CodeProofMachine},
-		{"keys of another cluster", text(func(t *testing.T) string { return other.sign(t, claims(w.issuer)) }), method.CodeProofSignature},
-		{"unknown key", text(func(t *testing.T) string {
+		}), method.CodeProofMachine),
+		bad("a user", set("sub", "alice"), method.CodeProofMachine),
+		bad("a node", set("sub", "system:node:node-1"), method.CodeProofMachine),
+		bad("no subject", without("sub"), method.CodeProofMachine),
+		bad("colon in the name", set("sub", "system:serviceaccount:teleport:agent:x"), method.CodeProofMachine),
+		bad("no name", set("sub", "system:serviceaccount:teleport:"), method.CodeProofMachine),
+		bad("subject of another account", set("sub", "system:serviceaccount:teleport:admin"), method.CodeProofMachine),
+		bad("namespace of another account", show(w, func(c object) { private(c)["namespace"] = "kube-system" }), method.CodeProofMachine),
+		bad("keys of another cluster", text(func(t *testing.T) string { return other.sign(t, claims(w.issuer)) }), method.CodeProofSignature),
+		bad("unknown key", text(func(t *testing.T) string {
 			return sign(t, jose.ES256, w.key, "k2", claims(w.issuer))
-		}), method.CodeProofSignature},
-		{"another algorithm", text(func(t *testing.T) string {
+		}), method.CodeProofSignature),
+		bad("another algorithm", text(func(t *testing.T) string {
 			key, err := rsa.GenerateKey(rand.Reader, 2048)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return sign(t, jose.RS256, key, "k1", claims(w.issuer))
-		}), method.CodeProofSignature},
-		{"alg none", text(func(t *testing.T) string {
+		}), method.CodeProofSignature),
+		bad("alg none", text(func(t *testing.T) string {
 			return strings.TrimSuffix(unsigned(t, object{"alg": "none", "kid": "k1"}, claims(w.issuer)), ".") + ".AA"
-		}), method.CodeProofMalformed},
-		{"alg none, no signature", text(func(t *testing.T) string {
+		}), method.CodeProofMalformed),
+		bad("alg none, no signature", text(func(t *testing.T) string {
 			return unsigned(t, object{"alg": "none"}, claims(w.issuer))
-		}), method.CodeProofMalformed},
-		{"HS256 with the public key", text(func(t *testing.T) string {
+		}), method.CodeProofMalformed),
+		bad("HS256 with the public key", text(func(t *testing.T) string {
 			der, err := x509.MarshalPKIXPublicKey(&w.key.PublicKey)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return sign(t, jose.HS256, der, "k1", claims(w.issuer))
-		}), method.CodeProofMalformed},
-		{"key in the header", text(func(t *testing.T) string {
+		}), method.CodeProofMalformed),
+		bad("key in the header", text(func(t *testing.T) string {
 			key := jose.JSONWebKey{Key: &other.key.PublicKey, KeyID: "k1"}
 			signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: other.key}, (&jose.SignerOptions{}).WithHeader("jwk", key))
 			if err != nil {
@@ -327,14 +332,14 @@ func badTokens(t *testing.T, w *world) []jointest.Case {
 				t.Fatal(err)
 			}
 			return out
-		}), method.CodeProofMalformed},
-		{"claims bent after signing", text(func(t *testing.T) string {
+		}), method.CodeProofMalformed),
+		bad("claims bent after signing", text(func(t *testing.T) string {
 			parts := strings.Split(w.sign(t, claims(w.issuer)), ".")
 			c := claims(w.issuer)
 			c["sub"] = "system:serviceaccount:teleport:agent"
 			parts[1] = base64.RawURLEncoding.EncodeToString([]byte(marshal(t, c)))
 			return strings.Join(parts, ".")
-		}), method.CodeProofSignature},
+		}), method.CodeProofSignature),
 	}
 }
 
@@ -347,14 +352,14 @@ func unsigned(t *testing.T, header, c object) string {
 // noFiles are failures of the machine itself.
 func noFiles(w *world) []jointest.Case {
 	return []jointest.Case{
-		{"no file", func(t *testing.T, s *jointest.Setup) {
+		bad("no file", func(t *testing.T, s *jointest.Setup) {
 			s.Machine.Getenv = env(map[string]string{"KUBERNETES_TOKEN_PATH": filepath.Join(t.TempDir(), "none")})
-		}, method.CodeCredentials},
-		{"no pod", func(_ *testing.T, s *jointest.Setup) { s.Machine.Getenv = env(nil) }, method.CodeCredentials},
-		{"empty file", func(t *testing.T, s *jointest.Setup) { s.Machine.Getenv = mounted(t, "") }, method.CodeCredentials},
-		{"long file", func(t *testing.T, s *jointest.Setup) {
+		}, method.CodeCredentials),
+		bad("no pod", func(_ *testing.T, s *jointest.Setup) { s.Machine.Getenv = env(nil) }, method.CodeCredentials),
+		bad("empty file", func(t *testing.T, s *jointest.Setup) { s.Machine.Getenv = mounted(t, "") }, method.CodeCredentials),
+		bad("long file", func(t *testing.T, s *jointest.Setup) {
 			s.Machine.Getenv = mounted(t, w.sign(t, claims(w.issuer))+strings.Repeat("a", jwt.MaxToken))
-		}, method.CodeCredentials},
+		}, method.CodeCredentials),
 	}
 }
 
@@ -371,29 +376,29 @@ func badIssuers(w *world) []jointest.Case {
 		}
 	}
 	return []jointest.Case{
-		{"cloud_down", fresh(func(_ *testing.T, w *world, _ *jointest.Setup) { w.server.Close() }), method.CodeCloudUnreachable},
-		{"cloud_lies", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
+		bad("cloud_down", fresh(func(_ *testing.T, w *world, _ *jointest.Setup) { w.server.Close() }), method.CodeCloudUnreachable),
+		bad("cloud_lies", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
 			keys := newWorld(t).jwks(t)
 			w.keys = func() string { return keys }
-		}), method.CodeProofSignature},
-		{"document of another issuer", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
+		}), method.CodeProofSignature),
+		bad("document of another issuer", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
 			w.document = func() string {
 				return marshal(t, object{"issuer": issuer, "jwks_uri": w.issuer + "/openid/v1/jwks"})
 			}
-		}), method.CodeProofIssuer},
-		{"keys over http", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
+		}), method.CodeProofIssuer),
+		bad("keys over http", fresh(func(t *testing.T, w *world, _ *jointest.Setup) {
 			w.document = func() string {
 				return marshal(t, object{"issuer": w.issuer, "jwks_uri": "http" + strings.TrimPrefix(w.issuer, "https") + "/openid/v1/jwks"})
 			}
-		}), method.CodeProofIssuer},
-		{"no document", fresh(func(_ *testing.T, w *world, _ *jointest.Setup) {
+		}), method.CodeProofIssuer),
+		bad("no document", fresh(func(_ *testing.T, w *world, _ *jointest.Setup) {
 			w.document = func() string { return "<html>" }
-		}), method.CodeCloudUnreachable},
-		{"no authority that signed the issuer's certificate", fresh(func(t *testing.T, _ *world, s *jointest.Setup) {
+		}), method.CodeCloudUnreachable),
+		bad("no authority that signed the issuer's certificate", fresh(func(t *testing.T, _ *world, s *jointest.Setup) {
 			s.Spec.Kubernetes.Oidc.Ca = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority(t)}))
-		}), method.CodeCloudUnreachable},
-		{"token of another issuer", show(w, func(c object) { c["iss"] = issuer + "/" }), method.CodeProofIssuer},
-		{"token of no issuer", show(w, func(c object) { delete(c, "iss") }), method.CodeProofIssuer},
+		}), method.CodeCloudUnreachable),
+		bad("token of another issuer", show(w, func(c object) { c["iss"] = issuer + "/" }), method.CodeProofIssuer),
+		bad("token of no issuer", show(w, func(c object) { delete(c, "iss") }), method.CodeProofIssuer),
 	}
 }
 
