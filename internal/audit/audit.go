@@ -42,7 +42,15 @@ var (
 	ExecFailure         = Kind{"exec", "T3002E"}
 	SCPDownload         = Kind{"scp", "T3004I"}
 	SCPUpload           = Kind{"scp", "T3005I"}
+	SCPDenied           = Kind{"scp", "T3010E"}
 	ClientDisconnect    = Kind{"client.disconnect", "T3006I"}
+	PortForward         = Kind{"port", "T3003I"}
+	PortForwardFailure  = Kind{"port", "T3003E"}
+	PortForwardStop     = Kind{"port", "T3003S"}
+	X11Forward          = Kind{"x11-forward", "T3008I"}
+	X11ForwardFailure   = Kind{"x11-forward", "T3008W"}
+	AgentForward        = Kind{"agent-forward", "T3013I"}
+	AgentForwardFailure = Kind{"agent-forward", "T3013W"}
 	JoinTokenCreate     = Kind{"join_token.create", "TJT00I"}
 	JoinTokenDelete     = Kind{"join_token.delete", "TJT01I"}
 	InstanceJoin        = Kind{"instance.join", "TJ002I"}
@@ -67,7 +75,8 @@ func Kinds() []Kind {
 	return []Kind{
 		UserLogin, UserLoginFailure, UserCreate, UserUpdate, UserDelete, PasswordChange, MFAAdd, ResetPasswordToken,
 		SessionStart, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
-		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, ClientDisconnect,
+		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, SCPDenied, ClientDisconnect,
+		PortForward, PortForwardFailure, PortForwardStop, X11Forward, X11ForwardFailure, AgentForward, AgentForwardFailure,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
 		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete, LockCreate, LockDelete,
 		AlertCreate, AlertUpdate, AlertDelete,

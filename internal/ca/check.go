@@ -23,6 +23,7 @@ const (
 	permitPTY     = "permit-pty"
 	permitPorts   = "permit-port-forwarding"
 	permitAgent   = "permit-agent-forwarding"
+	permitX11     = "permit-X11-forwarding"
 	sourceAddress = "source-address"
 )
 
@@ -146,7 +147,8 @@ func checkShape(cert *ssh.Certificate) error {
 func checkExtensions(cert *ssh.Certificate) error {
 	for name, value := range cert.Extensions {
 		ours := strings.HasSuffix(name, identity.SSHExtensionSuffix)
-		if !ours && (value != "" || cert.CertType != ssh.UserCert || name != permitPTY && name != permitPorts && name != permitAgent) {
+		permit := value == "" && (name == permitPTY || name == permitPorts || name == permitAgent || name == permitX11)
+		if !ours && (cert.CertType != ssh.UserCert || !permit && types.ValidCertExtension(name) != nil) {
 			return fault.Invalid("SSH certificate has an unknown extension %q", clip(name))
 		}
 	}

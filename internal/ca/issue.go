@@ -15,6 +15,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/keys"
+	"teleport/internal/types"
 )
 
 // MaxHostTTL is the longest life of a host certificate, and the usual one.
@@ -56,6 +57,10 @@ type UserRequest struct {
 	PermitPTY             bool
 	PermitPortForwarding  bool
 	PermitAgentForwarding bool
+	PermitX11Forwarding   bool
+	// Extensions are more extensions of the SSH certificate, by name
+	// (types.ValidCertExtension).
+	Extensions map[string]string
 	// Sources are the networks that the SSH certificate may be used from; empty
 	// means that it does not say.
 	Sources []netip.Prefix
@@ -149,6 +154,12 @@ func (s *Signer) User(req UserRequest) (tlsDER, sshWire []byte, err error) {
 	permissions, err := req.permissions()
 	if err != nil {
 		return nil, nil, err
+	}
+	// In an SSH certificate the address is a critical option, which every server heeds.
+	if ip := id.User.SourceIP; ip != "" {
+		user := *id.User
+		user.SourceIP = ""
+		id.User = &user
 	}
 	sshWire, err = s.makeSSH(s.user, &id, &ssh.Certificate{
 		Key: sshKey, ValidAfter: uint64(from.Unix()), ValidBefore: uint64(to.Unix()), Permissions: permissions,
@@ -270,16 +281,31 @@ func (req UserRequest) permissions() (ssh.Permissions, error) {
 	p := ssh.Permissions{Extensions: map[string]string{}}
 	for name, on := range map[string]bool{
 		permitPTY: req.PermitPTY, permitPorts: req.PermitPortForwarding, permitAgent: req.PermitAgentForwarding,
+		permitX11: req.PermitX11Forwarding,
 	} {
 		if on {
 			p.Extensions[name] = ""
 		}
 	}
-	if len(req.Sources) == 0 {
+	for name, value := range req.Extensions {
+		if err := types.ValidCertExtension(name); err != nil {
+			return p, err
+		}
+		p.Extensions[name] = value
+	}
+	sources := req.Sources
+	if ip := req.Identity.User.SourceIP; ip != "" {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil || len(sources) > 0 {
+			return p, fault.Invalid("source address %q with %d networks: one address or networks may be named", ip, len(sources))
+		}
+		sources = []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())}
+	}
+	if len(sources) == 0 {
 		return p, nil
 	}
-	list := make([]string, 0, len(req.Sources))
-	for _, prefix := range req.Sources {
+	list := make([]string, 0, len(sources))
+	for _, prefix := range sources {
 		if !prefix.IsValid() || prefix != prefix.Masked() {
 			return p, fault.Invalid("source network %q is not a network", prefix)
 		}

@@ -45,6 +45,11 @@ func (u *User) check() error {
 	if err := checkText("user name", u.Name, maxName); err != nil {
 		return err
 	}
+	if u.SourceIP != "" {
+		if addr, err := netip.ParseAddr(u.SourceIP); err != nil || addr.Unmap().String() != u.SourceIP {
+			return fault.Invalid("source address %q of user %q is no IP address in canonical form", clip(u.SourceIP), u.Name)
+		}
+	}
 	if len(u.Roles) > maxRoles || len(u.Logins) > maxLogins || len(u.Traits) > maxTraits {
 		return fault.Limit("user %q has %d roles, %d logins and %d traits: at most %d, %d and %d fit a certificate",
 			u.Name, len(u.Roles), len(u.Logins), len(u.Traits), maxRoles, maxLogins, maxTraits)

@@ -24,11 +24,12 @@ type payload struct {
 }
 
 type userPayload struct {
-	Name   string              `json:"name"`
-	Roles  []string            `json:"roles,omitempty"`
-	Logins []string            `json:"logins,omitempty"`
-	Traits map[string][]string `json:"traits,omitempty"`
-	Device string              `json:"mfa_device,omitempty"`
+	Name     string              `json:"name"`
+	Roles    []string            `json:"roles,omitempty"`
+	Logins   []string            `json:"logins,omitempty"`
+	Traits   map[string][]string `json:"traits,omitempty"`
+	Device   string              `json:"mfa_device,omitempty"`
+	SourceIP string              `json:"source_ip,omitempty"`
 }
 
 type hostPayload struct {
@@ -42,7 +43,7 @@ type hostPayload struct {
 func (id *Identity) payload() payload {
 	p := payload{Version: formatVersion, Cluster: id.Cluster}
 	if u := id.User; u != nil {
-		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice}
+		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice, SourceIP: u.SourceIP}
 	}
 	if h := id.Host; h != nil {
 		p.Host = &hostPayload{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation}
@@ -56,7 +57,7 @@ func (p payload) identity() (*Identity, error) {
 	}
 	id := &Identity{Cluster: p.Cluster}
 	if u := p.User; u != nil {
-		id.User = &User{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, MFADevice: u.Device}
+		id.User = &User{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, MFADevice: u.Device, SourceIP: u.SourceIP}
 	}
 	if p.Host != nil {
 		id.Host = p.Host.host()

@@ -4,10 +4,13 @@
 package identity
 
 import (
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"teleport/internal/fault"
 	"teleport/internal/types"
 )
 
@@ -32,6 +35,9 @@ type User struct {
 	// MFADevice is the id of the device that the user logged in with; empty when none
 	// was asked for.
 	MFADevice string
+	// SourceIP is the only address that the certificate may be used from; empty means
+	// that it does not say. An SSH certificate has it as a critical option instead.
+	SourceIP string
 }
 
 // Host is a joined process.
@@ -67,6 +73,20 @@ func (id *Identity) Name() string {
 		return id.Host.ID
 	}
 	return ""
+}
+
+// CheckSource holds the peer's address against the one that the certificate may be
+// used from. What is no IP address is not it.
+func (id *Identity) CheckSource(from net.Addr) error {
+	if id == nil || id.User == nil || id.User.SourceIP == "" {
+		return nil
+	}
+	if tcp, ok := from.(*net.TCPAddr); ok {
+		if addr, ok := netip.AddrFromSlice(tcp.IP); ok && addr.Unmap().String() == id.User.SourceIP {
+			return nil
+		}
+	}
+	return fault.Denied("the certificate of %q may only be used from the address of its login: log in again from here", id.User.Name)
 }
 
 // serverDomain is the domain of the names that only per-service certificates

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -63,13 +64,22 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	if ttl <= 0 {
 		return nil, nil, fault.Denied("a role of user %q has a max_session_ttl that is no duration: ask an administrator to mend it", subject.User)
 	}
+	options := access.OptionsOf(subject)
+	if options.Broken != nil {
+		return nil, nil, fault.Denied("an option of the roles of user %q cannot be understood: ask an administrator to mend it: %v", subject.User, options.Broken)
+	}
+	source, err := pinnedSource(options, caller)
+	if err != nil {
+		return nil, nil, err
+	}
 	tlsDER, sshWire, err := s.cfg.Signer().User(ca.UserRequest{
 		Identity: identity.Identity{
 			Cluster: s.cfg.Cluster(),
-			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits, MFADevice: device},
+			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits, MFADevice: device, SourceIP: source},
 		},
 		TLSKey: public.GetTls(), SSHKey: public.GetSsh(), TTL: ttl,
-		NoLogins: len(logins) == 0, PermitPTY: true, PermitPortForwarding: true,
+		NoLogins: len(logins) == 0, PermitPTY: true, PermitPortForwarding: options.LocalForward || options.RemoteForward,
+		PermitAgentForwarding: options.ForwardAgent, PermitX11Forwarding: options.X11, Extensions: options.Extensions,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("sign certificates of user %q: %w", subject.User, err)
@@ -90,6 +100,21 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 		fields["mfa_device_uuid"] = device
 	}
 	return certificates, audit.New(audit.CertCreate, fields), nil
+}
+
+// pinnedSource returns the only address that the certificates may be used from, if a
+// role wants that: the one that the user logs in from. An administrator who signs
+// certificates for somebody else does not know it; such certificates name none, and
+// are refused where a role pins.
+func pinnedSource(o access.Options, caller rpc.Caller) (string, error) {
+	if !o.PinSource || !caller.Anonymous() {
+		return "", nil
+	}
+	addr, err := netip.ParseAddrPort(caller.Addr)
+	if err != nil {
+		return "", fault.Denied("your roles pin certificates to the address of the login, and yours is not known")
+	}
+	return addr.Addr().Unmap().WithZone("").String(), nil
 }
 
 // subject returns the user with the roles that exist, and their names. A role

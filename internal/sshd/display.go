@@ -100,10 +100,9 @@ func (s *Session) serveExtra(ctx context.Context, srv *Server, ln net.Listener, 
 	s.extras.Go(func() { srv.acceptAll(ctx, s.conn, ln, channel, at) })
 }
 
-// closeExtra ends agent and display and waits for what runs over them.
-func (s *Session) closeExtra() {
+// closeListeners ends agent and display: what runs over them goes on.
+func (s *Session) closeListeners() {
 	for _, ln := range s.listeners {
 		_ = ln.Close()
 	}
-	s.extras.Wait()
 }

@@ -73,8 +73,6 @@ type Config struct {
 	// opened on it; ctx ends with it. What it returns is called when all of it is
 	// over. It may be nil.
 	Connected func(ctx context.Context, c *Conn) (ended func())
-	// Resized is told when the client's terminal has another size. It may be nil.
-	Resized func(s *Session, size Size)
 	// Session runs what the client asked for on a session channel and returns how
 	// it ended. ctx ends when the channel or the connection does.
 	Session func(ctx context.Context, s *Session) Exit

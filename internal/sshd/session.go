@@ -53,6 +53,7 @@ type Session struct {
 	terminal *Terminal
 	process  *process
 	early    []unix.Signal
+	resized  func(Size)
 
 	// inputs are the copies from the client; they end with the channel.
 	inputs sync.WaitGroup
@@ -106,6 +107,13 @@ func (s *Session) Size() Size {
 		return Size{}
 	}
 	return s.pty.Size
+}
+
+// OnResize has f called when the client's terminal gets another size.
+func (s *Session) OnResize(f func(Size)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resized = f
 }
 
 // Traffic returns the bytes received from and sent to the client.
@@ -164,7 +172,8 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 		cancel()
 		_ = ch.Close()
 		run.Wait()
-		se.closeExtra()
+		se.closeListeners()
+		se.extras.Wait()
 		se.closeTerminal()
 		se.inputs.Wait()
 	}()
@@ -246,8 +255,11 @@ func (s *Session) live(r *ssh.Request) bool {
 		if err != nil || !s.resize(size) {
 			return false
 		}
-		if s.kind != "" && s.cfg.Resized != nil {
-			s.cfg.Resized(s, size)
+		s.mu.Lock()
+		resized := s.resized
+		s.mu.Unlock()
+		if resized != nil {
+			resized(size)
 		}
 		return true
 	case "signal":
@@ -304,6 +316,8 @@ func (s *Server) run(ctx context.Context, se *Session) {
 			s.cfg.Log.ErrorContext(ctx, "panic in ssh session", "panic", r, "stack", string(debug.Stack()))
 			_ = se.conn.ssh.Close()
 		}
+		// The client sees the end when what was there for the session is gone.
+		se.closeListeners()
 		se.finish(exit)
 	}()
 	exit = s.cfg.Session(ctx, se)

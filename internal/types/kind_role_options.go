@@ -30,17 +30,10 @@ const (
 func notEnforced(r *typesv1.Role) map[string]bool {
 	o := r.GetSpec().GetOptions()
 	set := map[string]bool{
-		"spec.options.forward_agent":                  o.GetForwardAgent(),
-		"spec.options.port_forwarding":                o != nil && o.PortForwarding != nil,
-		"spec.options.ssh_port_forwarding":            o.GetSshPortForwarding() != nil,
-		"spec.options.ssh_file_copy":                  o != nil && o.SshFileCopy != nil,
-		"spec.options.permit_x11_forwarding":          o.GetPermitX11Forwarding(),
 		"spec.options.max_sessions":                   o.GetMaxSessions() != 0,
 		"spec.options.max_connections":                o.GetMaxConnections() != 0,
 		"spec.options.client_idle_timeout":            o.GetClientIdleTimeout() != "",
 		"spec.options.disconnect_expired_cert":        o.GetDisconnectExpiredCert(),
-		"spec.options.pin_source_ip":                  o.GetPinSourceIp(),
-		"spec.options.cert_extensions":                len(o.GetCertExtensions()) > 0,
 		"spec.options.create_host_user_mode":          o.GetCreateHostUserMode() != "" && o.GetCreateHostUserMode() != HostUserOff,
 		"spec.options.create_host_user_default_shell": o.GetCreateHostUserDefaultShell() != "",
 		"spec.options.lock":                           o.GetLock() != "",

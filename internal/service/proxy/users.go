@@ -96,6 +96,9 @@ func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity
 	if err == nil && (caller == nil || caller.User == nil) {
 		err = fault.Denied("only users may connect to nodes, and %q is none", caller.Name())
 	}
+	if err == nil {
+		err = caller.CheckSource(conn.RemoteAddr())
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, respond(conn, refusal(err)))
 	}

@@ -38,7 +38,7 @@ func (s *Service) authenticate(_ context.Context, meta gossh.ConnMetadata, key g
 		return nil, fault.Unauthenticated("a host certificate was offered, a user certificate is needed")
 	}
 	_, terminal := perms.Extensions[permitPTY]
-	return &sshd.Login{Value: id, CriticalOptions: perms.CriticalOptions, NoTerminal: !terminal}, nil
+	return &sshd.Login{Value: id, CriticalOptions: perms.CriticalOptions, Extensions: perms.Extensions, NoTerminal: !terminal}, nil
 }
 
 // asUser is the metadata of a connection with another login.
@@ -64,10 +64,11 @@ func (s *Service) authorize(ctx context.Context, meta gossh.ConnMetadata, login 
 		return nil
 	}
 	s.metrics.rejected.Inc()
-	e := audit.New(audit.AuthAttemptFailure, s.fields(meta, id, map[string]any{
-		"success": false, "error": s.denied(meta.User()), "reason": d.Reason, "role": d.Role, "rule": d.Rule,
+	text := s.told(meta.User(), d)
+	e := audit.New(refusalKind(d), s.fields(meta, id, map[string]any{
+		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule,
 	}))
-	return s.refuse(ctx, e, id, s.denied(meta.User()), d.Reason)
+	return s.refuse(ctx, e, id, text, d.Reason)
 }
 
 // refuse records a refusal and returns the error that tells the user about it.
@@ -88,6 +89,9 @@ func (s *Service) denied(login string) string {
 
 // decide is asked at login and again for each session of the connection.
 func (s *Service) decide(id *identity.Identity, login string) access.Decision {
+	if d, refused := s.lockRefuses(id, login); refused {
+		return d
+	}
 	if !slices.Contains(id.User.Logins, login) {
 		return access.Decision{Rule: "certificate", Reason: fmt.Sprintf("the certificate of %s is not good for login %q, only for %q", id.User.Name, login, id.User.Logins)}
 	}

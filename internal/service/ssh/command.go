@@ -59,7 +59,7 @@ func (s *Service) environment(se *sshd.Session, id *identity.Identity, a *accoun
 	if term := se.Term(); term != "" {
 		env = append(env, "TERM="+term)
 	}
-	return env
+	return append(env, se.ForwardEnv()...)
 }
 
 // hostPort splits an address; what it has not is "UNKNOWN" and 0, as with other

@@ -261,12 +261,13 @@ func TestFiftyAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-// What is not there yet is refused, and the session goes on.
+// What the certificate does not permit, or nobody knows, is refused, and the session
+// goes on.
 func TestForwardingIsRefused(t *testing.T) {
 	w := start(t, nil)
 	alice := w.alice(t)
 	c := alice.dial(t, w.login)
-	if _, err := c.Dial("tcp", "127.0.0.1:22"); err == nil || !strings.Contains(err.Error(), "not supported") {
+	if _, err := c.Dial("tcp", "127.0.0.1:22"); err == nil || !strings.Contains(err.Error(), "your certificate does not let you") {
 		t.Errorf("direct-tcpip = %v, want it refused with a reason", err)
 	}
 	if _, err := c.Listen("tcp", "127.0.0.1:0"); err == nil {

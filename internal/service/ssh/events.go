@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"strconv"
+	"sync"
 	"time"
 
 	auditv1 "teleport/api/audit/v1"
@@ -48,8 +49,14 @@ type record struct {
 	se    *sshd.Session
 	id    *identity.Identity
 	began time.Time
-	index int64
 	files *transfers
+
+	mu    sync.Mutex
+	index int64
+	// resizes are those that got an event of their own; last is the size after more of
+	// them, or "".
+	resizes int
+	last    string
 }
 
 func (s *Service) newRecord(se *sshd.Session, id *identity.Identity) *record {
@@ -63,6 +70,8 @@ func (r *record) event(k audit.Kind, more map[string]any) *auditv1.Event {
 	f := map[string]any{"sid": r.se.ID(), "interactive": r.se.Interactive()}
 	maps.Copy(f, more)
 	e := audit.New(k, r.s.fields(r.se.Conn(), r.id, f))
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	e.Ei = r.index
 	r.index++
 	return e
@@ -72,7 +81,7 @@ func (r *record) event(k audit.Kind, more map[string]any) *auditv1.Event {
 func (r *record) start(ctx context.Context) error {
 	more := map[string]any{"session_recording": "off", "server_labels": r.s.labelMap()}
 	if size := r.se.Size(); r.se.Interactive() {
-		more["size"] = fmt.Sprintf("%d:%d", size.Columns, size.Rows)
+		more["size"] = sizeText(size)
 	}
 	if r.se.Kind() == sshd.KindExec {
 		more["initial_command"] = []string{r.se.Command()}
@@ -83,6 +92,33 @@ func (r *record) start(ctx context.Context) error {
 	}
 	return r.s.cfg.Emit(ctx, events...)
 }
+
+// maxResizes bounds the changes of a terminal's size that get an event of their own.
+const maxResizes = 100
+
+// resized records that the terminal has another size: the first changes one by one,
+// of the others the last one at the end.
+func (r *record) resized(ctx context.Context, size sshd.Size) {
+	text := sizeText(size)
+	r.mu.Lock()
+	r.resizes++
+	single := r.resizes <= maxResizes
+	if !single {
+		r.last = text
+	}
+	r.mu.Unlock()
+	if single {
+		r.s.emitLate(ctx, r.event(audit.SessionResize, map[string]any{"size": text}))
+	}
+}
+
+func (r *record) lastResize() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+func sizeText(s sshd.Size) string { return fmt.Sprintf("%d:%d", s.Columns, s.Rows) }
 
 // end records how the session ended. It does so even if ctx has ended: that is
 // what the end of a connection looks like.
@@ -105,7 +141,14 @@ func (r *record) end(ctx context.Context, exit sshd.Exit, failure error) {
 	if sum := r.files.summary(); sum != nil {
 		more["transfers"] = sum
 	}
-	events = append(events, r.event(audit.SessionLeave, nil), r.event(audit.SessionEnd, more))
+	if reason := r.s.endedBy(r.se.Conn()); reason != "" {
+		more["reason"] = reason
+	}
+	if size := r.lastResize(); size != "" {
+		events = append(events, r.event(audit.SessionResize, map[string]any{"size": size}))
+	}
+	events = append(events,
+		r.event(audit.SessionData, map[string]any{"tx": sent, "rx": received}), r.event(audit.SessionLeave, nil), r.event(audit.SessionEnd, more))
 	r.s.emitLate(ctx, events...)
 }
 

@@ -3,7 +3,6 @@ package ssh
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -30,10 +29,8 @@ type fsThread struct {
 func newFSThread(cred *syscall.Credential) (*fsThread, error) {
 	t := &fsThread{calls: make(chan func()), ended: make(chan struct{})}
 	ready := make(chan error)
-	go func() {
+	onSpareThread(func() {
 		defer close(t.ended)
-		// Without an unlock the thread dies with this goroutine.
-		runtime.LockOSThread()
 		err := becomeFS(cred)
 		ready <- err
 		if err != nil {
@@ -42,7 +39,7 @@ func newFSThread(cred *syscall.Credential) (*fsThread, error) {
 		for f := range t.calls {
 			f()
 		}
-	}()
+	})
 	if err := <-ready; err != nil {
 		<-t.ended
 		return nil, fmt.Errorf("take the file rights of the user: %w", err)

@@ -3,6 +3,7 @@ package ssh
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"teleport/internal/audit"
 	"teleport/internal/identity"
@@ -16,6 +17,12 @@ type connection struct {
 	ssh  *sshd.Conn
 	id   *identity.Identity
 	once sync.Once
+	// reason is why Close ended the connection.
+	reason atomic.Pointer[string]
+
+	mu sync.Mutex
+	// uses are the ways in which the connection forwarded.
+	uses map[use]*traffic
 }
 
 // login is the operating-system user.
@@ -26,6 +33,7 @@ func (c *connection) login() string { return c.ssh.User() }
 // but for the time that the event takes.
 func (c *connection) Close(ctx context.Context, reason string) {
 	c.once.Do(func() {
+		c.reason.Store(&reason)
 		c.ssh.Disconnect(reason)
 		e := audit.New(audit.ClientDisconnect, c.s.fields(c.ssh, c.id, map[string]any{"reason": reason}))
 		c.s.emitLate(ctx, e)
@@ -36,21 +44,28 @@ func (c *connection) Close(ctx context.Context, reason string) {
 // registry knows the connections that are open now.
 type registry struct {
 	mu    sync.Mutex
-	conns map[*connection]struct{}
+	conns map[*sshd.Conn]*connection
 }
 
-func newRegistry() *registry { return &registry{conns: map[*connection]struct{}{}} }
+func newRegistry() *registry { return &registry{conns: map[*sshd.Conn]*connection{}} }
 
 func (r *registry) add(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.conns[c] = struct{}{}
+	r.conns[c.ssh] = c
 }
 
 func (r *registry) remove(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.conns, c)
+	delete(r.conns, c.ssh)
+}
+
+// find returns the connection, or nil if it has ended.
+func (r *registry) find(c *sshd.Conn) *connection {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.conns[c]
 }
 
 // list returns the connections that are open now.
@@ -58,7 +73,7 @@ func (r *registry) list() []*connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make([]*connection, 0, len(r.conns))
-	for c := range r.conns {
+	for _, c := range r.conns {
 		out = append(out, c)
 	}
 	return out
@@ -93,7 +108,12 @@ func (s *Service) connected(ctx context.Context, sc *sshd.Conn) func() {
 	c := &connection{s: s, ssh: sc, id: id}
 	s.live.add(c)
 	if d := s.decide(id, sc.User()); !d.Allowed {
-		c.Close(ctx, s.denied(sc.User()))
+		c.Close(ctx, s.told(sc.User(), d))
 	}
-	return func() { s.live.remove(c) }
+	return func() {
+		s.live.remove(c)
+		if events := c.stops(); len(events) > 0 {
+			s.emitLate(ctx, events...)
+		}
+	}
 }

@@ -43,6 +43,10 @@ type Config struct {
 	AdvertiseAddr string
 	// UseTunnel says that the host is reached through a reverse tunnel.
 	UseTunnel bool
+	// NoPortForwarding and NoFileCopy refuse to everybody what roles allow. X11 is
+	// refused unless it is enabled.
+	NoPortForwarding, NoFileCopy bool
+	X11                          X11Config
 	// Announce is told what this host is, when that is known and when it changes.
 	Announce   func(*typesv1.Server)
 	Log        *slog.Logger
@@ -94,8 +98,10 @@ func New(cfg Config) (*Service, error) {
 		Authorize:    s.authorize,
 		Connected:    s.connected,
 		Session:      s.session,
+		Forwarding:   s.forwarding(),
 		Subsystems:   []string{subsystemSFTP},
 		AcceptEnv:    acceptEnv,
+		KillAfter:    killAfter,
 		Log:          cfg.Log,
 	})
 	if err != nil {
@@ -125,6 +131,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	defer cancel()
 	work.Go(func() { s.labels.run(ctx, func() { s.cfg.Announce(s.self()) }) })
 	work.Go(func() { s.reportRefusals(ctx) })
+	work.Go(func() { s.followLocks(ctx) })
 	ready()
 	if s.cfg.Listener == nil {
 		<-ctx.Done()

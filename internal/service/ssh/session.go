@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,10 +32,13 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 		return s.say(se, err)
 	}
 	r := s.newRecord(se, id)
-	a, cred, err := s.admit(ctx, se, id)
+	a, cred, err := s.admit(ctx, se.Conn(), id)
 	if err != nil {
 		s.metrics.rejected.Inc()
 		return s.say(se, s.reject(ctx, r, err))
+	}
+	if err := s.mayCopy(ctx, r); err != nil {
+		return s.say(se, err)
 	}
 	if err := r.start(ctx); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "session refused: it cannot be recorded", "error", err, "user", id.User.Name)
@@ -44,7 +48,11 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 	s.metrics.active.Inc()
 	defer s.metrics.active.Dec()
 	exit := sshd.Exit{Code: exitRefused}
-	defer func() { r.end(ctx, exit, err) }()
+	se.OnResize(func(size sshd.Size) { r.resized(ctx, size) })
+	defer func() {
+		se.OnResize(nil)
+		r.end(ctx, exit, err)
+	}()
 	if se.Kind() == sshd.KindSubsystem {
 		exit, err = s.sftp(ctx, r, a, cred)
 	} else {
@@ -54,6 +62,41 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 		exit = s.say(se, err)
 	}
 	return exit
+}
+
+// mayCopy refuses sessions that are there to copy files, to those who may not. Who
+// has a shell finds other ways: it keeps the usual programs from doing it.
+func (s *Service) mayCopy(ctx context.Context, r *record) error {
+	file, upload, scp := parseSCP(r.se.Command())
+	if r.se.Kind() == sshd.KindShell || r.se.Kind() == sshd.KindExec && !scp && !copiesFiles(r.se.Command()) {
+		return nil
+	}
+	p := fileCopies()
+	text, reason := s.mayNot(r.se.Conn(), r.id, p)
+	if text == "" {
+		return nil
+	}
+	s.metrics.rejected.Inc()
+	more := map[string]any{"success": false, "error": text, "reason": reason, "command": r.se.Command()}
+	if scp {
+		more["path"], more["action"] = file, map[bool]string{true: "upload", false: "download"}[upload]
+	}
+	return s.refuse(ctx, r.event(p.refused, more), r.id, text, reason)
+}
+
+// copiesFiles recognises the server ends of programs other than scp.
+func copiesFiles(command string) bool {
+	f := strings.Fields(command)
+	if len(f) == 0 {
+		return false
+	}
+	switch path.Base(f[0]) {
+	case "rsync":
+		return slices.Contains(f[1:], "--server")
+	case "sftp-server":
+		return true
+	}
+	return false
 }
 
 // deniedError keeps the reason from the user.
@@ -67,10 +110,10 @@ func (e *deniedError) Unwrap() error { return fault.ErrDenied }
 
 // admit decides again, since roles and time went on since the login, and looks the
 // local user up.
-func (s *Service) admit(ctx context.Context, se *sshd.Session, id *identity.Identity) (*account, *syscall.Credential, error) {
-	login := se.Conn().User()
+func (s *Service) admit(ctx context.Context, c *sshd.Conn, id *identity.Identity) (*account, *syscall.Credential, error) {
+	login := c.User()
 	if d := s.decide(id, login); !d.Allowed {
-		return nil, nil, &deniedError{text: s.denied(login), reason: fmt.Sprintf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
+		return nil, nil, &deniedError{text: s.told(login, d), reason: fmt.Sprintf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
 	}
 	a, err := s.hosts.find(ctx, login)
 	if err != nil {
@@ -129,6 +172,11 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 		tty = t.Name
 		if err := giveTerminal(t.File(), a, cred); err != nil {
 			return sshd.Exit{}, err
+		}
+	}
+	if se.Interactive() {
+		for _, note := range se.Notes() {
+			_, _ = io.WriteString(se.Stderr(), clean(note)+"\r\n")
 		}
 	}
 	var visit *loginRecord

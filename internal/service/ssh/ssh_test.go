@@ -51,10 +51,13 @@ func TestAuditOfExec(t *testing.T) {
 		t.Errorf("exec event = %v", run)
 	}
 	end := w.events.wait(t, "T2004I", same)
-	if field(end, "tx") != 6.0 || field(end, "exitCode") != "3" || end.GetEi() != 3 {
-		t.Errorf("session.end = %v, want tx 6, exit code 3, index 3", end)
+	if field(end, "tx") != 6.0 || field(end, "exitCode") != "3" || end.GetEi() != 4 {
+		t.Errorf("session.end = %v, want tx 6, exit code 3, index 4", end)
 	}
 	w.events.wait(t, "T2003I", same)
+	if data := w.events.wait(t, "T2006I", same); field(data, "tx") != 6.0 {
+		t.Errorf("session.data = %v, want tx 6", data)
+	}
 }
 
 func TestNoEventNoSession(t *testing.T) {
