@@ -43,7 +43,7 @@ var floors = []struct {
 	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshd", "internal/client/clienttest"}},
 	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh"}},
 	{9, []string{"internal/config"}},
-	{10, []string{"internal/process"}},
+	{10, []string{"internal/process", "internal/doctor"}},
 	{11, []string{"cmd/teleport", "cmd/tctl", "cmd/tsh", "test/..."}},
 }
 

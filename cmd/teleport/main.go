@@ -111,6 +111,7 @@ the join, 4 the data directory cannot be used.`,
 	root.AddCommand(
 		newStart(),
 		a.newJoin(),
+		a.newDoctor(),
 		a.newConfigure(),
 		a.newNode(),
 		a.newInstall(),

@@ -37,6 +37,8 @@ type startOptions struct {
 	dataDir    string
 	debug      bool
 	insecure   bool
+	// proxyServer has no flag here, but with other commands that load as start does.
+	proxyServer string
 }
 
 func newStart() *cobra.Command {
@@ -115,6 +117,9 @@ func (o startOptions) apply(cfg *config.Config) error {
 	if o.authServer != "" {
 		// The cluster is elsewhere.
 		cfg.AuthServer, cfg.ProxyServer, cfg.Auth.Enabled = o.authServer, "", false
+	}
+	if o.proxyServer != "" {
+		cfg.ProxyServer, cfg.AuthServer, cfg.Auth.Enabled = o.proxyServer, "", false
 	}
 	if err := o.applyRoles(cfg); err != nil {
 		return err
