@@ -61,7 +61,7 @@ func nonce(transcript [32]byte) string { return base64.RawURLEncoding.EncodeToSt
 func prove(m method.Machine) method.Exchange {
 	return func(ctx context.Context, _ []byte) ([]byte, error) {
 		p := prover{m}
-		where, err := p.get(ctx, "/metadata/instance/compute", url.Values{"api-version": {"2021-02-01"}})
+		where, err := p.get(ctx, "/metadata/instance/compute", url.Values{"api-version": {"2020-09-01"}})
 		if err != nil {
 			return nil, fault.New(fault.Kind(err), "join method azure works on virtual machines of Azure only: %w", err).WithCode(fault.Code(err))
 		}
