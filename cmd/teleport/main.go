@@ -115,6 +115,8 @@ the join, 4 the data directory cannot be used.`,
 		a.newConfigure(),
 		a.newNode(),
 		a.newInstall(),
+		a.newTPM(),
+		a.newKeypair(),
 		a.newVersion(),
 	)
 	return root
