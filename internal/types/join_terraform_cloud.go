@@ -3,7 +3,7 @@ package types
 import typesv1 "teleport/api/types/v1"
 
 // The rule of method terraform_cloud: the claims terraform_organization_id and so on.
-// All organizations have one issuer, so a rule names its organization, and in it a
+// All organisations have one issuer, so a rule names its organisation, and in it a
 // project or a workspace.
 func terraformCloudMethod() JoinMethod {
 	m := ruleMethod(JoinMethodTerraformCloud, "terraform_cloud", "spec.terraform_cloud.allow",
@@ -25,7 +25,7 @@ func terraformCloudMethod() JoinMethod {
 		}
 		for i, r := range t.GetAllow() {
 			if r.GetProjectId() == "" && r.GetProjectName() == "" && r.GetWorkspaceId() == "" && r.GetWorkspaceName() == "" {
-				add(rulePath("spec.terraform_cloud.allow", i), "the rule would admit every workspace of the organization: give project_id, project_name, workspace_id or workspace_name")
+				add(rulePath("spec.terraform_cloud.allow", i), "the rule would admit every workspace of the organisation: give project_id, project_name, workspace_id or workspace_name")
 			}
 		}
 	}

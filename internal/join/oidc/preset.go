@@ -96,7 +96,7 @@ func circleci() preset {
 		source: func(s *typesv1.TokenSpec) jwt.Source {
 			return jwt.Source{Issuer: "https://oidc.circleci.com/org/" + organization(s)}
 		},
-		// The tokens of a job are for its organization.
+		// The tokens of a job are for its organisation.
 		audience: func(_ string, s *typesv1.TokenSpec) string { return organization(s) },
 		claims: map[string][]string{
 			"project_id": {"oidc.circleci.com/project-id"}, "context_id": {"oidc.circleci.com/context-ids"},
@@ -183,7 +183,7 @@ func azureDevops() preset {
 		},
 		more: func(c jwt.Claims, s *typesv1.TokenSpec, to map[string][]string) error {
 			if want, got := s.GetAzureDevops().GetOrganizationId(), c.Text("org_id"); got != want {
-				return notThis("the token is of organization %.64q: expected %q", got, want)
+				return notThis("the token is of organisation %.64q: expected %q", got, want)
 			}
 			// p://ORGANIZATION/PROJECT/PIPELINE; that of a service connection is sc://... and
 			// names no pipeline.
@@ -218,7 +218,7 @@ func env0() preset {
 			return nil
 		},
 		token: func(_ context.Context, m method.Machine) (string, error) {
-			return fromEnv(m, "an administrator of the organization turns it on under Policies", "ENV0_OIDC_TOKEN")
+			return fromEnv(m, "an administrator of the organisation turns it on under Policies", "ENV0_OIDC_TOKEN")
 		},
 	}
 }
