@@ -280,14 +280,14 @@ func (v verifier) confirm(ctx context.Context, d document, machine resource, tok
 	if err != nil {
 		return fault.New(fault.ErrUnreachable, "the resource manager of Azure: %w", err).WithCode(method.CodeCloudUnreachable)
 	}
-	switch s := resp.Status; {
-	case s == http.StatusOK:
-	case s == http.StatusUnauthorized || s == http.StatusForbidden:
-		return refused("the resource manager of Azure does not let the managed identity read its own machine (HTTP %d): give it a role with Microsoft.Compute/virtualMachines/read on %s, such as Reader", s, machine)
-	case s == http.StatusNotFound:
+	switch resp.Status {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return refused("the resource manager of Azure does not let the managed identity read its own machine (HTTP %d): give it a role with Microsoft.Compute/virtualMachines/read on %s, such as Reader", resp.Status, machine)
+	case http.StatusNotFound:
 		return refused("the resource manager of Azure does not know %s", machine)
 	default:
-		return fault.New(fault.ErrUnreachable, "the resource manager of Azure answers HTTP %d: try again later", s).WithCode(method.CodeCloudUnreachable)
+		return fault.New(fault.ErrUnreachable, "the resource manager of Azure answers HTTP %d: try again later", resp.Status).WithCode(method.CodeCloudUnreachable)
 	}
 	o, err := jwk.Object(resp.Body)
 	if err != nil {

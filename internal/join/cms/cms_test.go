@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,7 +163,7 @@ func TestParseRefuses(t *testing.T) {
 		"no signer":         certsOnly(t, a),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := cms.Parse(message); fault.Code(err) != method.CodeProofMalformed || fault.Kind(err) != fault.ErrInvalid {
+			if _, err := cms.Parse(message); fault.Code(err) != method.CodeProofMalformed || !errors.Is(err, fault.ErrInvalid) {
 				t.Errorf("Parse = %v, want code %s", err, method.CodeProofMalformed)
 			} else if strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error has several lines: %q", err)
@@ -196,7 +197,7 @@ func TestVerifyRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.Verify(); fault.Code(err) != method.CodeProofSignature || fault.Kind(err) != fault.ErrDenied {
+			if _, err := m.Verify(); fault.Code(err) != method.CodeProofSignature || !errors.Is(err, fault.ErrDenied) {
 				t.Errorf("Verify = %v, want code %s", err, method.CodeProofSignature)
 			} else if strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error has several lines: %q", err)
