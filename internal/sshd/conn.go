@@ -86,7 +86,14 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 	}
 	if c.sessions.Add(1) > int64(limit) {
 		c.sessions.Add(-1)
-		_ = nc.Reject(ssh.ResourceShortage, "too many sessions on this connection: close one or connect again")
+		text := ""
+		if c.login.TooMany != nil {
+			text = c.login.TooMany(ctx)
+		}
+		if text == "" {
+			text = "too many sessions on this connection: close one or connect again"
+		}
+		_ = nc.Reject(ssh.ResourceShortage, printable(text))
 		return
 	}
 	work.Go(func() {

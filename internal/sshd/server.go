@@ -52,6 +52,9 @@ type Login struct {
 	// MaxSessions bounds the session channels of the connection further than the
 	// Config does; 0 does not.
 	MaxSessions int
+	// TooMany, if not nil, is called when there are MaxSessions and the client asks for
+	// one more. It returns what the client is told, or "".
+	TooMany func(ctx context.Context) string
 	// Ended, if not nil, is called once when the connection is over. Authorize sets
 	// it when it allows and has something to give back.
 	Ended func()

@@ -30,10 +30,6 @@ const (
 func notEnforced(r *typesv1.Role) map[string]bool {
 	o := r.GetSpec().GetOptions()
 	set := map[string]bool{
-		"spec.options.max_sessions":                   o.GetMaxSessions() != 0,
-		"spec.options.max_connections":                o.GetMaxConnections() != 0,
-		"spec.options.client_idle_timeout":            o.GetClientIdleTimeout() != "",
-		"spec.options.disconnect_expired_cert":        o.GetDisconnectExpiredCert(),
 		"spec.options.create_host_user_mode":          o.GetCreateHostUserMode() != "" && o.GetCreateHostUserMode() != HostUserOff,
 		"spec.options.create_host_user_default_shell": o.GetCreateHostUserDefaultShell() != "",
 		"spec.options.lock":                           o.GetLock() != "",

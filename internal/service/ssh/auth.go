@@ -61,7 +61,7 @@ func (s *Service) authorize(ctx context.Context, meta gossh.ConnMetadata, login 
 	}
 	d := s.decide(id, meta.User())
 	if d.Allowed {
-		return nil
+		return s.grant(ctx, meta, login, id)
 	}
 	s.metrics.rejected.Inc()
 	text := s.told(meta.User(), d)

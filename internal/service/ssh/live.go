@@ -19,6 +19,8 @@ type connection struct {
 	once sync.Once
 	// reason is why Close ended the connection.
 	reason atomic.Pointer[string]
+	// limited is set when a limit of time closes the connection.
+	limited atomic.Bool
 
 	mu sync.Mutex
 	// uses are the ways in which the connection forwarded.
@@ -45,14 +47,22 @@ func (c *connection) Close(ctx context.Context, reason string) {
 type registry struct {
 	mu    sync.Mutex
 	conns map[*sshd.Conn]*connection
+	// more has a value when a connection was added.
+	more chan struct{}
 }
 
-func newRegistry() *registry { return &registry{conns: map[*sshd.Conn]*connection{}} }
+func newRegistry() *registry {
+	return &registry{conns: map[*sshd.Conn]*connection{}, more: make(chan struct{}, 1)}
+}
 
 func (r *registry) add(c *connection) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conns[c.ssh] = c
+	select {
+	case r.more <- struct{}{}:
+	default:
+	}
 }
 
 func (r *registry) remove(c *connection) {

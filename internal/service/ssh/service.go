@@ -64,6 +64,7 @@ type Service struct {
 	metrics  *metrics
 	refusals *refusals
 	live     *registry
+	counts   counts
 
 	mu      sync.Mutex
 	stopped bool
@@ -132,6 +133,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	work.Go(func() { s.labels.run(ctx, func() { s.cfg.Announce(s.self()) }) })
 	work.Go(func() { s.reportRefusals(ctx) })
 	work.Go(func() { s.followLocks(ctx) })
+	work.Go(func() { s.enforceLimits(ctx) })
 	ready()
 	if s.cfg.Listener == nil {
 		<-ctx.Done()
