@@ -1,6 +1,8 @@
 package types_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -313,4 +315,31 @@ func FuzzMatchSegments(f *testing.F) {
 			t.Fatalf("%q matches %q over a slash", pattern, text)
 		}
 	})
+}
+
+// TestTokensOfTheGuides: the tokens of the guides are accepted as they stand there.
+func TestTokensOfTheGuides(t *testing.T) {
+	for file, want := range map[string]int{"join-with-gcp.md": 1, "join-from-ci.md": 8, "join-with-oidc.md": 1} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "docs", "how-to", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, block := range strings.Split(string(text), "```yaml\n")[1:] {
+			block, _, _ = strings.Cut(block, "```")
+			if strings.HasPrefix(block, "spec:") {
+				block = "kind: token\nversion: v2\nmetadata:\n  name: ci-token\n" + block
+			}
+			if !strings.Contains(block, "kind: token") {
+				continue
+			}
+			n++
+			if _, err := types.ParseYAML(file, []byte(block)); err != nil {
+				t.Errorf("%v\n%s", err, block)
+			}
+		}
+		if n != want {
+			t.Errorf("%s has %d tokens, want %d", file, n, want)
+		}
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"hash"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -317,6 +318,8 @@ func Serve(t testing.TB, hosts map[string]http.Handler) *Server {
 	cert, ca := certificate(t, names)
 	server := httptest.NewUnstartedServer(s)
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	// Handshakes that fail are what some tests are about.
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	s.Addr, s.CA = server.Listener.Addr().String(), ca
