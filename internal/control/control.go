@@ -52,6 +52,8 @@ type Config struct {
 	Servers func() []*typesv1.Server
 	// ServersChanged says that Servers changed; one value may stand for many changes.
 	ServersChanged <-chan struct{}
+	// Restart asks for a new stream at once, because Conn has a new certificate.
+	Restart <-chan struct{}
 	// Emitter, if set, delivers what it buffered while the stream runs.
 	Emitter *Emitter
 	// OnAuthorities is called with the new public authorities when they changed, and
@@ -93,6 +95,9 @@ func (r *runner) run(ctx context.Context) error {
 		err := r.session(ctx)
 		if ctx.Err() != nil {
 			break
+		}
+		if errors.Is(err, errRestart) {
+			continue
 		}
 		if fault.Code(err) == access.CodeLocked {
 			r.cfg.Cache.Lockout(err.Error())
@@ -182,6 +187,9 @@ func (r *runner) converse(ctx context.Context, st stream, cancel context.CancelC
 	return err
 }
 
+// errRestart: the stream was given up for one with a new certificate.
+var errRestart = errors.New("stream begins anew")
+
 // errEnded: the receiving side ended, inbox.err says why.
 var errEnded = errors.New("stream ended")
 
@@ -219,6 +227,8 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 			if err := sent.update(st, r.servers()); err != nil {
 				return err
 			}
+		case <-r.cfg.Restart:
+			return errRestart
 		case revision := <-in.locks.enforced:
 			if err := send(st, &agentv1.ControlRequest{Payload: &agentv1.ControlRequest_Acknowledge{Acknowledge: &agentv1.Acknowledge{Revision: revision}}}); err != nil {
 				return err

@@ -96,8 +96,14 @@ type process struct {
 	hostID  string
 	ssh     atomic.Pointer[ssh.Service]
 	servers *servers
-	// renewNow asks for a renewal ahead of its time.
-	renewNow chan struct{}
+	// enforcers end what locks forbid.
+	enforcers enforcers
+	// renewNow asks for a renewal ahead of its time, newStream for a control stream
+	// with the identity of now.
+	renewNow, newStream chan struct{}
+	// changing is held while the identity is made anew: what it is for follows from the
+	// configuration, which changes too.
+	changing sync.Mutex
 
 	// methods are the join methods, for Auth to verify and for this machine to prove by.
 	methods []method.Method
@@ -124,6 +130,7 @@ func newProcess(opts Options) *process {
 		methods:   all.Methods(),
 		listeners: map[string]net.Listener{},
 		renewNow:  make(chan struct{}, 1),
+		newStream: make(chan struct{}, 1),
 	}
 	p.cfg.Store(opts.Config)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)
@@ -290,10 +297,7 @@ func (s *servers) announce(srv *typesv1.Server) {
 	s.mu.Lock()
 	s.byKind[srv.GetKind()] = srv
 	s.mu.Unlock()
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
+	nudge(s.changed)
 }
 
 // withdraw takes the resource of one service back.
@@ -301,10 +305,7 @@ func (s *servers) withdraw(kind string) {
 	s.mu.Lock()
 	delete(s.byKind, kind)
 	s.mu.Unlock()
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
+	nudge(s.changed)
 }
 
 // list returns the resources.

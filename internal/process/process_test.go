@@ -31,8 +31,9 @@ const secret = "00112233445566778899aabbccddeeff"
 // started is a process that serves.
 type started struct {
 	*process
-	addrs Addrs
-	stop  func()
+	addrs  Addrs
+	reload chan<- *config.Config
+	stop   func()
 	// ended waits until the process ends by itself and returns why.
 	ended func() error
 }
@@ -45,12 +46,13 @@ func start(t *testing.T, text string) *started {
 		t.Fatal(err)
 	}
 	ready := make(chan Addrs, 1)
-	p := newProcess(Options{Config: cfg, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), OnReady: func(a Addrs) { ready <- a }})
+	reload := make(chan *config.Config)
+	p := newProcess(Options{Config: cfg, Reload: reload, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), OnReady: func(a Addrs) { ready <- a }})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.run(ctx) }()
 	stopped := false
-	s := &started{process: p, stop: func() {
+	s := &started{process: p, reload: reload, stop: func() {
 		if stopped {
 			return
 		}

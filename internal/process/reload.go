@@ -31,6 +31,8 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 	// What stays as it was started with is kept; the rest is what this is about.
 	next := *old
 	next.Join, next.CAPins, next.SSH = cfg.Join, cfg.CAPins, cfg.SSH
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	p.cfg.Store(&next)
 	added := slices.DeleteFunc(rolesOf(&next), func(r types.SystemRole) bool { return slices.Contains(p.holder.State().Roles, r) })
 	if len(added) > 0 && p.auth == nil {
@@ -44,8 +46,10 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 			return refuse(err)
 		}
 	}
-	if err := p.showIdentity(); err != nil {
-		p.log.WarnContext(ctx, "the connection to Auth could not be made anew", "error", err)
+	if len(added) > 0 {
+		if err := p.showIdentity(); err != nil {
+			p.log.WarnContext(ctx, "the connection to Auth could not be made anew", "error", err)
+		}
 	}
 	switch {
 	case next.SSH.Enabled && !old.SSH.Enabled:
@@ -54,9 +58,9 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 	case !next.SSH.Enabled && old.SSH.Enabled:
 		p.ssh.Store(nil)
 		p.servers.withdraw(types.KindNode)
-		p.forget(keySSH)
+		delete(p.listeners, keySSH) // the service closes it
 		stop = append(stop, stepSSH)
-		p.wakeRenewal()
+		nudge(p.renewNow)
 	}
 	p.log.InfoContext(ctx, "changed over to the configuration", "services", rolesOf(&next))
 	return stop, start
@@ -88,20 +92,4 @@ func fixed(a, b *config.Config) string {
 		return "ssh_service"
 	}
 	return ""
-}
-
-// forget gives up a port, so that it can be opened again.
-func (p *process) forget(key string) {
-	if ln := p.listeners[key]; ln != nil {
-		_ = ln.Close()
-		delete(p.listeners, key)
-	}
-}
-
-// wakeRenewal asks for a renewal now: it drops the roles that are not run any more.
-func (p *process) wakeRenewal() {
-	select {
-	case p.renewNow <- struct{}{}:
-	default:
-	}
 }

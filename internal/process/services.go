@@ -22,6 +22,7 @@ import (
 	"teleport/internal/service/auth"
 	"teleport/internal/service/proxy"
 	"teleport/internal/service/ssh"
+	"teleport/internal/state"
 	"teleport/internal/tunnel"
 	"teleport/internal/types"
 	"teleport/internal/version"
@@ -105,7 +106,9 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		Cache:          p.cache,
 		Servers:        p.servers.list,
 		ServersChanged: p.servers.changed,
+		Restart:        p.newStream,
 		OnAuthorities:  p.adoptAuthorities,
+		Enforce:        p.enforcers.enforce,
 		Emitter:        p.emit,
 		Log:            p.log.With("service", "control"),
 		OnState: func(err error) {
@@ -143,6 +146,8 @@ func (p *process) comeBack(ctx context.Context) bool {
 		return false
 	}
 	id := p.holder.HostID()
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	if err := p.joinAgain(ctx); err != nil {
 		p.log.InfoContext(ctx, "this host was removed, and its token does not bring it back", "error", err)
 		return false
@@ -214,7 +219,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 	srv := types.New(types.KindProxy, p.holder.HostID()).(*typesv1.Server)
 	srv.Spec = &typesv1.ServerSpec{Hostname: p.config().Nodename, PublicAddrs: publicAddrs, Version: version.Version}
 	p.servers.announce(srv)
-	return proxy.New(proxy.Config{
+	service, err := proxy.New(proxy.Config{
 		Listener:               p.listeners[keyProxy],
 		Holder:                 p.holder,
 		Cache:                  p.cache,
@@ -227,6 +232,11 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 		Log:                    p.log.With("service", "proxy"),
 		Registerer:             p.registry,
 	})
+	if err != nil {
+		return nil, err
+	}
+	p.enforcers.set(service.Name(), service.EnforceLocks)
+	return service, nil
 }
 
 func (p *process) makeSSH(ctx context.Context) (Service, error) {
@@ -270,6 +280,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		return nil, err
 	}
 	p.ssh.Store(service)
+	p.enforcers.set(service.Name(), service.EnforceLocks)
 	return service, nil
 }
 
@@ -336,6 +347,8 @@ func (p *process) makeRenewal(context.Context) (Service, error) {
 }
 
 func (p *process) renewOnce(ctx context.Context) error {
+	p.changing.Lock()
+	defer p.changing.Unlock()
 	if p.auth != nil {
 		if err := p.issueLocal(ctx); err != nil {
 			return err
@@ -368,16 +381,34 @@ func (p *process) showIdentity() error {
 			return err
 		}
 	}
-	return p.conn.Renew()
+	if err := p.conn.Renew(); err != nil {
+		return err
+	}
+	nudge(p.newStream)
+	return nil
 }
 
-// joinAgain joins with the identity that the process has: once, and with no waiting.
+// nudge puts a value into a channel with room for one, unless there is one.
+func nudge(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// joinAgain joins with the identity that the process has, and does not wait for a
+// better time. Auth may note something about this host at the same moment.
 func (p *process) joinAgain(ctx context.Context) error {
 	params, err := p.joinParams(p.holder)
 	if err != nil {
 		return err
 	}
-	st, err := join.Join(ctx, params)
+	var st *state.State
+	for range 3 {
+		if st, err = join.Join(ctx, params); !errors.Is(err, fault.ErrStale) {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}
