@@ -62,6 +62,9 @@ func runStatus(ctx context.Context, a *app, format string) error {
 		case screen.YAML:
 			return screen.WriteYAML(a.Out, out)
 		}
-		return screen.Pairs(a.Out, "", rows...)
+		if err := screen.Pairs(a.Out, "", rows...); err != nil {
+			return err
+		}
+		return alertsOnStatus(ctx, a, conn)
 	})
 }
