@@ -124,7 +124,7 @@ func review(ctx context.Context, a method.Attempt, token string) (*reviewStatus,
 		return nil, unable("the Auth Service does not run in a pod (KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set), so tokens of type in_cluster cannot be verified: use type oidc or static_jwks")
 	}
 	own, err := readFile(or(a.Getenv(envToken), accountDir+"/token"), jwt.MaxToken)
-	if err != nil || own == "" || strings.ContainsAny(own, "\r\n") {
+	if err != nil || own == "" {
 		a.Log.ErrorContext(ctx, "the Auth Service has no service account token for the Kubernetes API server", "error", err)
 		return nil, unable("the Auth Service cannot ask its Kubernetes API server: it has no service account token of its own")
 	}

@@ -209,6 +209,7 @@ func badReviews(t *testing.T) []jointest.Case {
 		bad("no audiences", bent(func(s object) { delete(s, "audiences") }), method.CodeProofAudience),
 		bad("other audiences", bent(func(s object) { s["audiences"] = []string{"https://kubernetes.default.svc"} }), method.CodeProofAudience),
 		bad("a user of the same name", user(func(user object) { user["groups"] = []any{"system:authenticated"} }), method.CodeProofMachine),
+		bad("no group of all accounts", user(func(user object) { user["groups"] = []any{"system:serviceaccounts:teleport"} }), method.CodeProofMachine),
 		bad("groups of another namespace", user(func(user object) {
 			user["groups"] = []any{"system:serviceaccounts", "system:serviceaccounts:other"}
 		}), method.CodeProofMachine),

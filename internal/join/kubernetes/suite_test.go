@@ -246,6 +246,12 @@ func badTokens(t *testing.T, w *world) []jointest.Case {
 	without := func(name string) func(*testing.T, *jointest.Setup) {
 		return show(w, func(c object) { delete(c, name) })
 	}
+	// account is a token that calls its account so in both places.
+	account := func(name string) func(*testing.T, *jointest.Setup) {
+		return show(w, func(c object) {
+			c["sub"], private(c)["serviceaccount"].(object)["name"] = "system:serviceaccount:teleport:"+name, name
+		})
+	}
 	return []jointest.Case{
 		bad("expired", show(w, func(c object) {
 			c["iat"], c["nbf"], c["exp"] = now.Add(-15*time.Minute).Unix(), now.Add(-15*time.Minute).Unix(), now.Add(-5*time.Minute).Unix()
@@ -258,6 +264,10 @@ func badTokens(t *testing.T, w *world) []jointest.Case {
 			show(w, func(object) {})(t, s)
 			s.Now = time.Now().Add(-2 * time.Minute)
 		}, method.CodeProofNotYetValid),
+		bad("issued in the future", show(w, func(c object) {
+			delete(c, "nbf")
+			c["iat"] = now.Add(5 * time.Minute).Unix()
+		}), method.CodeProofNotYetValid),
 		bad("not yet valid", set("nbf", now.Add(5*time.Minute).Unix()), method.CodeProofNotYetValid),
 		bad("wrong_account", show(w, func(c object) {
 			c["sub"] = "system:serviceaccount:teleport:other"
@@ -289,8 +299,8 @@ func badTokens(t *testing.T, w *world) []jointest.Case {
 		bad("a user", set("sub", "alice"), method.CodeProofMachine),
 		bad("a node", set("sub", "system:node:node-1"), method.CodeProofMachine),
 		bad("no subject", without("sub"), method.CodeProofMachine),
-		bad("colon in the name", set("sub", "system:serviceaccount:teleport:agent:x"), method.CodeProofMachine),
-		bad("no name", set("sub", "system:serviceaccount:teleport:"), method.CodeProofMachine),
+		bad("colon in the name", account("agent:x"), method.CodeProofMachine),
+		bad("no name", account(""), method.CodeProofMachine),
 		bad("subject of another account", set("sub", "system:serviceaccount:teleport:admin"), method.CodeProofMachine),
 		bad("namespace of another account", show(w, func(c object) { private(c)["namespace"] = "kube-system" }), method.CodeProofMachine),
 		bad("keys of another cluster", text(func(t *testing.T) string { return other.sign(t, claims(w.issuer)) }), method.CodeProofSignature),
@@ -510,8 +520,12 @@ func TestMachinesOfTwoClusters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if one.Machine == two.Machine {
-		t.Errorf("pods of two clusters are both %q", one.Machine)
+	uid := "/" + private(c)["pod"].(object)["uid"].(string)
+	if want := "kubernetes/jwks/suite" + uid; one.Machine != want {
+		t.Errorf("machine %q, want %q", one.Machine, want)
+	}
+	if want := "kubernetes/" + issuer + uid; two.Machine != want {
+		t.Errorf("machine %q, want %q", two.Machine, want)
 	}
 }
 
