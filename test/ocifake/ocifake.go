@@ -63,7 +63,7 @@ type Instance struct {
 	Certificate, Key, Intermediate []byte
 }
 
-// Units are the organizational units of an instance's certificate.
+// Units are the units (OU) of an instance's certificate.
 func Units(instance, compartment, tenancy string) []string {
 	return []string{"opc-certtype:instance", "opc-compartment:" + compartment, "opc-instance:" + instance, "opc-tenant:" + tenancy}
 }
@@ -85,7 +85,7 @@ func New(t testing.TB) *Cloud {
 
 func (c *Cloud) openssl(t testing.TB, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "openssl", args...) //nolint:gosec // a test's own arguments
+	cmd := exec.CommandContext(t.Context(), "openssl", args...)
 	cmd.Dir = c.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("openssl %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -141,7 +141,7 @@ func (c *Cloud) write(t testing.TB, name, text string) {
 
 func (c *Cloud) read(t testing.TB, name string) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(c.dir, name)) //nolint:gosec // a test's own folder
+	data, err := os.ReadFile(filepath.Join(c.dir, name))
 	if err != nil {
 		t.Fatal(err)
 	}

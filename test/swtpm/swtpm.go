@@ -25,12 +25,7 @@ type TPM struct {
 // such as "--create-ek-cert".
 func Start(t testing.TB, setup ...string) *TPM {
 	t.Helper()
-	// A socket's path is short.
-	dir, err := os.MkdirTemp("", "swtpm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := t.TempDir()
 	ca, state := filepath.Join(dir, "ca"), filepath.Join(dir, "state")
 	for _, d := range []string{ca, state} {
 		if err := os.Mkdir(d, 0o700); err != nil {
@@ -41,12 +36,12 @@ func Start(t testing.TB, setup ...string) *TPM {
 	write(t, filepath.Join(dir, "localca.conf"), fmt.Sprintf("statedir = %s\nsigningkey = %s/key.pem\nissuercert = %s/issuer.pem\ncertserial = %s/serial\n", ca, ca, ca, ca))
 	write(t, filepath.Join(dir, "localca.options"), "--platform-manufacturer Suite\n--platform-version 1.0\n--platform-model Suite\n")
 	args := append([]string{"--tpm2", "--tpmstate", state, "--config", filepath.Join(dir, "setup.conf")}, setup...)
-	if out, err := exec.CommandContext(t.Context(), "swtpm_setup", args...).CombinedOutput(); err != nil { //nolint:gosec // a test's own arguments
+	if out, err := exec.CommandContext(t.Context(), "swtpm_setup", args...).CombinedOutput(); err != nil {
 		t.Fatalf("swtpm_setup (Debian package swtpm-tools): %v\n%s", err, out)
 	}
 	tpm := &TPM{Device: "unix:" + filepath.Join(dir, "sock")}
 	for _, name := range []string{"issuer.pem", "swtpm-localca-rootca-cert.pem"} {
-		if data, err := os.ReadFile(filepath.Join(ca, name)); err == nil { //nolint:gosec // a test's own folder
+		if data, err := os.ReadFile(filepath.Join(ca, name)); err == nil {
 			tpm.Authorities = append(tpm.Authorities, string(data))
 		}
 	}
@@ -55,7 +50,7 @@ func Start(t testing.TB, setup ...string) *TPM {
 }
 
 func run(t testing.TB, state, socket string) {
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, //nolint:gosec,noctx // ended below, before its folder goes
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state,
 		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("swtpm (Debian package swtpm): %v", err)

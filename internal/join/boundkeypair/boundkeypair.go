@@ -37,9 +37,9 @@ import (
 // Settings of teleport.join_params that the method reads.
 const (
 	// SettingSecret is the registration secret for the first join.
-	SettingSecret = "bound_keypair.registration_secret"
+	SettingSecret = "bound_keypair.registration_secret" //nolint:gosec // the name of a setting
 	// SettingSecretPath is a file with it.
-	SettingSecretPath = "bound_keypair.registration_secret_path"
+	SettingSecretPath = "bound_keypair.registration_secret_path" //nolint:gosec // the name of a setting
 	// SettingKeyPath is where the key is, if not in the data directory.
 	SettingKeyPath = "bound_keypair.key_path"
 )

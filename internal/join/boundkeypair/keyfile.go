@@ -189,7 +189,7 @@ func secretOf(ctx context.Context, m method.Machine) (secret, tried string, err 
 }
 
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator names the path
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func writeFile(path string, data []byte) (err error) {
 	defer func() {
 		if err != nil {
 			f.Close()
-			os.Remove(f.Name()) //nolint:errcheck // what is left is a temporary file
+			os.Remove(f.Name())
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()
@@ -234,7 +234,7 @@ func writeFile(path string, data []byte) (err error) {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the data directory
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ type instance struct {
 	Region                   types.OracleRegion
 }
 
-// Attributes of a certificate's subject, as organizational units "name:value".
+// Attributes of a certificate's subject, in its units (OU) "name:value".
 const (
 	unitInstance    = "opc-instance"
 	unitCompartment = "opc-compartment"
@@ -138,7 +138,7 @@ func parseInstance(units []string) (instance, error) {
 			return instance{}, fault.Invalid("has a bad %s: %w", want.unit, err)
 		}
 		// The root compartment of a tenancy is the tenancy.
-		if id.Type != want.kind && !(want.unit == unitCompartment && id.Type == "tenancy") {
+		if id.Type != want.kind && (want.unit != unitCompartment || id.Type != "tenancy") {
 			return instance{}, fault.Invalid("has the OCID of a %s as %s", id.Type, want.unit)
 		}
 		realms[id.Realm] = true

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/fault"
 	"teleport/internal/join/egress"
@@ -268,6 +270,7 @@ func TestRootsAreKept(t *testing.T) {
 	for i := range errs {
 		wg.Go(func() {
 			again := *s
+			again.Spec = proto.CloneOf(s.Spec)
 			_, errs[i] = jointest.Attempt(t.Context(), m, &again, [32]byte{byte(i)})
 		})
 	}

@@ -172,8 +172,8 @@ func (d *device) readNV(index tpm2.TPMHandle) ([]byte, error) {
 		part, err := tpm2.NVRead{
 			AuthHandle: tpm2.AuthHandle{Handle: index, Name: info.NVName, Auth: tpm2.PasswordAuth(nil)},
 			NVIndex:    tpm2.NamedHandle{Handle: index, Name: info.NVName},
-			Size:       min(nvChunk, public.DataSize-uint16(len(out))), //nolint:gosec // less than DataSize
-			Offset:     uint16(len(out)),                               //nolint:gosec // less than DataSize
+			Size:       min(nvChunk, public.DataSize-uint16(len(out))),
+			Offset:     uint16(len(out)),
 		}.Execute(d)
 		if errors.Is(err, tpm2.TPMRCNVUninitialized) {
 			return nil, nil
