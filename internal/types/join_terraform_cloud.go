@@ -2,7 +2,7 @@ package types
 
 import typesv1 "teleport/api/types/v1"
 
-// The rule of method terraform_cloud: the claims terraform_organization_id and so on.
+// The rule of method terraform_cloud: the claims terraform_workspace_id and so on.
 // All organisations have one issuer, so a rule names its organisation, and in it a
 // project or a workspace.
 func terraformCloudMethod() JoinMethod {
