@@ -112,11 +112,13 @@ type examination struct {
 	join bool
 	// pins are those of the configuration and of the token.
 	pins []string
-	// reached are the addresses that answered, presented what the first one showed.
-	addrs     []string
-	reached   string
-	presented *presented
-	date      time.Time
+	// addrs are those of the host, reached the first that answered.
+	addrs   []string
+	reached string
+	// presented is what it showed to a join, tunnel to a tunnel, or nil; date is what time
+	// it is there.
+	presented, tunnel *presented
+	date              time.Time
 }
 
 // Examine walks all steps. It stops where going on makes no sense: what follows is

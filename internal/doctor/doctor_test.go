@@ -207,7 +207,7 @@ func proxy(t *testing.T, cert tls.Certificate, body string, protos ...string) st
 }
 
 // all are the names that a Proxy knows.
-func all() []string { return []string{mux.ALPNProxyGRPC, mux.ALPNTunnel, "http/1.1"} }
+func all() []string { return []string{mux.ALPNTunnel, "h2", "http/1.1"} }
 
 func TestGood(t *testing.T) {
 	a := newAuthority(t, "example host CA")
@@ -305,11 +305,11 @@ func TestNetworkBroken(t *testing.T) {
 		{"alpn_terminator_before_a_proxy", func(t *testing.T) string { return terminator(t, b.server(t, soon, host), proxy(t, good, teleportPing, all()...)) }, nil,
 			"ALPN", []string{"none chosen", `cluster "example" is behind something that ends TLS`, "passthrough"}},
 		{"alpn_terminator_with_http", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, "http/1.1") }, nil,
-			"ALPN", []string{"http/1.1 instead of teleport-proxy-grpc", "ends TLS"}},
+			"ALPN", []string{"http/1.1 instead of teleport-reversetunnel", "ends TLS"}},
 		{"alpn_another_server", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), "hello", "http/1.1") }, nil,
 			"ALPN", []string{"another web server answers, box/1.0, with status 200", "correct the address"}},
-		{"balancer_that_knows_one_protocol", func(t *testing.T) string { return proxy(t, good, teleportPing, mux.ALPNProxyGRPC, "http/1.1") }, nil,
-			"balancer", []string{"tunnels are not let through"}},
+		{"alpn_without_tunnels", func(t *testing.T) string { return proxy(t, good, teleportPing, "h2", "http/1.1") }, nil,
+			"ALPN", []string{"h2 instead of teleport-reversetunnel", "ends TLS"}},
 		{"balancer_another_web_server", func(t *testing.T) string { return proxy(t, good, "<html>", all()...) }, nil, "balancer", []string{"another web server, box/1.0"}},
 		{"balancer_another_cluster", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, all()...) }, nil,
 			"balancer", []string{"which no CA pin names", "tctl status"}},

@@ -147,7 +147,11 @@ func (x *examination) handshake(ctx context.Context, protos ...string) (*tls.Con
 
 // tls shakes hands as a join does, and looks at the certificate.
 func (x *examination) tls(ctx context.Context) finding {
-	conn, shown, err := x.handshake(ctx, mux.ALPNProxyGRPC, "h2", "http/1.1")
+	conn, shown, err := x.handshake(ctx, mux.ALPNProxyGRPC, "h2")
+	if err != nil && strings.Contains(err.Error(), "no application protocol") {
+		// Somebody else; see who.
+		conn, shown, err = x.handshake(ctx, "http/1.1")
+	}
 	if err != nil {
 		return x.tlsProblem(err)
 	}
@@ -250,12 +254,18 @@ func pinned(chain []*x509.Certificate, pins []string) bool {
 	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return slices.Contains(pins, ca.Pin(c)) })
 }
 
-// alpn looks whether the name of the protocol came through.
+// alpn looks whether the names of the protocols come through: a Proxy chooses that of
+// tunnels, and whatever ends TLS before it does not know it.
 func (x *examination) alpn(ctx context.Context) finding {
-	switch proto := x.presented.proto; {
-	case proto == mux.ALPNProxyGRPC:
-		return good("the Proxy Service chose %s", proto)
-	case x.direct && proto == "h2":
+	conn, shown, err := x.handshake(ctx, mux.ALPNTunnel)
+	if conn != nil {
+		_ = conn.Close()
+	}
+	switch {
+	case err == nil && shown.proto == mux.ALPNTunnel:
+		x.tunnel = shown
+		return good("the Proxy Service chose %s", mux.ALPNTunnel)
+	case x.direct && x.presented.proto == "h2":
 		return good("the other end chose h2, as an Auth Service does")
 	}
 	const gone = "the name of the protocol did not come through (%s instead of %s): "
@@ -266,11 +276,11 @@ func (x *examination) alpn(ctx context.Context) finding {
 	ping, err := x.ping(ctx)
 	switch {
 	case err != nil:
-		return broken("correct the address", gone+"this is no Teleport, or something in between ends TLS; asked for /webapi/ping it says: %s", chosen, mux.ALPNProxyGRPC, err)
+		return broken("correct the address", gone+"this is no Teleport, or something in between ends TLS; asked for /webapi/ping it says: %s", chosen, mux.ALPNTunnel, err)
 	case !ping.teleport():
-		return broken("correct the address", gone+"another web server answers, %s", chosen, mux.ALPNProxyGRPC, ping)
+		return broken("correct the address", gone+"another web server answers, %s", chosen, mux.ALPNTunnel, ping)
 	}
-	return broken(passThrough, gone+"the Proxy Service of cluster %q is behind something that ends TLS", chosen, mux.ALPNProxyGRPC, ping.Cluster)
+	return broken(passThrough, gone+"the Proxy Service of cluster %q is behind something that ends TLS", chosen, mux.ALPNTunnel, ping.Cluster)
 }
 
 // answer is what a Proxy says of itself to everybody.
@@ -325,7 +335,7 @@ func (x *examination) ping(ctx context.Context) (*answer, error) {
 
 // balancer looks whether the tunnel's connection ends at the Proxy itself.
 func (x *examination) balancer(ctx context.Context) finding {
-	if x.presented.proto != mux.ALPNProxyGRPC {
+	if x.tunnel == nil {
 		return good("not asked: the connection is to the Auth Service itself")
 	}
 	ping, err := x.ping(ctx)
@@ -334,25 +344,19 @@ func (x *examination) balancer(ctx context.Context) finding {
 	}
 	x.date = ping.date
 	if !ping.teleport() {
-		return broken(passThrough, "the join port is a Proxy's, and /webapi/ping is answered by another web server, %s", ping)
+		return broken(passThrough, "tunnels end at a Proxy, and /webapi/ping is answered by another web server, %s", ping)
 	}
 	who := fmt.Sprintf("Teleport %s, cluster %q", ping.Version, ping.Cluster)
-	conn, shown, err := x.handshake(ctx, mux.ALPNTunnel)
-	if conn != nil {
-		_ = conn.Close()
-	}
+	issuer := x.tunnel.chain[0].Issuer.String()
 	switch {
-	case shown == nil || shown.proto != mux.ALPNTunnel:
-		return broken(passThrough, "%s answers, and tunnels are not let through (%v)", who, err)
 	case x.holder != nil:
-		if _, err := x.holder.Trust().VerifyTLS(shown.chain, x.Now()); err != nil {
+		if _, err := x.holder.Trust().VerifyTLS(x.tunnel.chain, x.Now()); err != nil {
 			return broken("correct the address, or delete the data directory to join the other cluster", "%s answers; it is not of cluster %q, which this machine is in: %s", who, x.holder.State().Cluster, err)
 		}
-		return good("%s answers, and the tunnel ends there: nothing in between ends TLS", who)
-	case len(x.pins) > 0 && !x.Insecure && !pinned(shown.chain, x.pins) && len(shown.chain) > 1:
-		return broken("compare teleport.ca_pin with `tctl status`, and the address with that of your cluster", "%s answers; the tunnel is of %q, which no CA pin names", who, shown.chain[0].Issuer.String())
+	case len(x.pins) > 0 && !x.Insecure && len(x.tunnel.chain) > 1 && !pinned(x.tunnel.chain, x.pins):
+		return broken("compare teleport.ca_pin with `tctl status`, and the address with that of your cluster", "%s answers; the tunnel is of %q, which no CA pin names", who, issuer)
 	}
-	return good("%s answers, and the tunnel ends there with a certificate of %q: nothing in between ends TLS", who, shown.chain[0].Issuer.String())
+	return good("%s answers, and the tunnel ends there with a certificate of %q: nothing in between ends TLS", who, issuer)
 }
 
 // clock compares this machine's clock with that of the Proxy.
