@@ -169,3 +169,14 @@ func TestAlertAcknowledged(t *testing.T) {
 		}
 	}
 }
+
+func TestLockOption(t *testing.T) {
+	for mode, ok := range map[string]bool{"": true, types.LockStrict: true, types.LockBestEffort: true, "Strict": false, "off": false} {
+		r := types.New(types.KindRole, "r").(*typesv1.Role)
+		r.Spec = &typesv1.RoleSpec{Options: &typesv1.RoleOptions{Lock: mode}}
+		err := types.Check(r)
+		if (err == nil) != ok || err != nil && !strings.HasPrefix(err.Error(), "spec.options.lock: unknown mode") {
+			t.Errorf("options.lock %q: %v, accepted: want %v", mode, err, ok)
+		}
+	}
+}

@@ -32,7 +32,6 @@ func notEnforced(r *typesv1.Role) map[string]bool {
 	set := map[string]bool{
 		"spec.options.create_host_user_mode":          o.GetCreateHostUserMode() != "" && o.GetCreateHostUserMode() != HostUserOff,
 		"spec.options.create_host_user_default_shell": o.GetCreateHostUserDefaultShell() != "",
-		"spec.options.lock":                           o.GetLock() != "",
 	}
 	for path, rc := range conditionsOf(r) {
 		set[path+".host_groups"] = len(rc.GetHostGroups()) > 0
@@ -61,6 +60,11 @@ func validateOptions(r *typesv1.Role, c *checker) {
 	c.check(at+"max_sessions", validCount(o.GetMaxSessions()))
 	c.check(at+"max_connections", validCount(o.GetMaxConnections()))
 	validateExtensions(at+"cert_extensions", o.GetCertExtensions(), c)
+	switch mode := o.GetLock(); mode {
+	case "", LockStrict, LockBestEffort:
+	default:
+		c.add(at+"lock", "unknown mode %q: use %s or %s", mode, LockStrict, LockBestEffort)
+	}
 	switch mode := o.GetCreateHostUserMode(); mode {
 	case "", HostUserOff, HostUserKeep, HostUserInsecureDrop:
 	default:
