@@ -74,10 +74,9 @@ func checkRules(path string, rules []*typesv1.Rule, problems *types.Problems) {
 func messagesOf(kinds []string) []protoreflect.MessageDescriptor {
 	var out []protoreflect.MessageDescriptor
 	for _, info := range types.Kinds() {
-		if !slices.Contains(kinds, info.Name) && !(info.Served && slices.Contains(kinds, wildcard)) {
-			continue
+		if slices.Contains(kinds, info.Name) || info.Served && slices.Contains(kinds, wildcard) {
+			out = append(out, info.New().ProtoReflect().Descriptor())
 		}
-		out = append(out, info.New().ProtoReflect().Descriptor())
 	}
 	if slices.ContainsFunc(kinds, func(k string) bool { return k == types.KindEvent || k == types.KindSession }) {
 		return nil

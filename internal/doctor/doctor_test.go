@@ -291,10 +291,18 @@ func TestNetworkBroken(t *testing.T) {
 		{"tls_closed", func(t *testing.T) string {
 			return serve(t, listen(t), func(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) })
 		}, nil, "TLS", []string{"ends the connection"}},
-		{"tls_unknown_issuer", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, all()...) }, func(o *doctor.Options) { o.Config.CAPins = nil },
-			"TLS", []string{"does not trust", `issued by "CN=Corporate Inspection"`, "--ca-pin"}},
-		{"tls_expired", func(t *testing.T) string { return proxy(t, a.server(t, time.Now().Add(-time.Hour), host), teleportPing, all()...) },
-			func(o *doctor.Options) { o.Config.CAPins = nil }, "TLS", []string{"has expired", "clock"}},
+		{
+			"tls_unknown_issuer", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, all()...) }, func(o *doctor.Options) { o.Config.CAPins = nil },
+			"TLS",
+			[]string{"does not trust", `issued by "CN=Corporate Inspection"`, "--ca-pin"},
+		},
+		{
+			"tls_expired", func(t *testing.T) string {
+				return proxy(t, a.server(t, time.Now().Add(-time.Hour), host), teleportPing, all()...)
+			},
+			func(o *doctor.Options) { o.Config.CAPins = nil }, "TLS",
+			[]string{"has expired", "clock"},
+		},
 		{"tls_by_an_old_version", func(t *testing.T) string {
 			conf := &tls.Config{Certificates: []tls.Certificate{good}, MaxVersion: tls.VersionTLS12}
 			return serve(t, listen(t), func(c net.Conn) { _ = tls.Server(c, conf).Handshake() })
@@ -302,17 +310,34 @@ func TestNetworkBroken(t *testing.T) {
 		{"direct_without_a_pin", nil, func(o *doctor.Options) {
 			o.Config.AuthServer, o.Config.ProxyServer, o.Config.CAPins = o.Config.ProxyServer, "", nil
 		}, "TLS", []string{"nothing to know the Auth Service by", "--ca-pin"}},
-		{"alpn_terminator_before_a_proxy", func(t *testing.T) string { return terminator(t, b.server(t, soon, host), proxy(t, good, teleportPing, all()...)) }, nil,
-			"ALPN", []string{"none chosen", `cluster "example" is behind something that ends TLS`, "passthrough"}},
-		{"alpn_terminator_with_http", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, "http/1.1") }, nil,
-			"ALPN", []string{"http/1.1 instead of teleport-reversetunnel", "ends TLS"}},
-		{"alpn_another_server", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), "hello", "http/1.1") }, nil,
-			"ALPN", []string{"another web server answers, box/1.0, with status 200", "correct the address"}},
-		{"alpn_without_tunnels", func(t *testing.T) string { return proxy(t, good, teleportPing, "h2", "http/1.1") }, nil,
-			"ALPN", []string{"h2 instead of teleport-reversetunnel", "ends TLS"}},
+		{
+			"alpn_terminator_before_a_proxy", func(t *testing.T) string {
+				return terminator(t, b.server(t, soon, host), proxy(t, good, teleportPing, all()...))
+			}, nil,
+			"ALPN",
+			[]string{"none chosen", `cluster "example" is behind something that ends TLS`, "passthrough"},
+		},
+		{
+			"alpn_terminator_with_http", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, "http/1.1") }, nil,
+			"ALPN",
+			[]string{"http/1.1 instead of teleport-reversetunnel", "ends TLS"},
+		},
+		{
+			"alpn_another_server", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), "hello", "http/1.1") }, nil,
+			"ALPN",
+			[]string{"another web server answers, box/1.0, with status 200", "correct the address"},
+		},
+		{
+			"alpn_without_tunnels", func(t *testing.T) string { return proxy(t, good, teleportPing, "h2", "http/1.1") }, nil,
+			"ALPN",
+			[]string{"h2 instead of teleport-reversetunnel", "ends TLS"},
+		},
 		{"balancer_another_web_server", func(t *testing.T) string { return proxy(t, good, "<html>", all()...) }, nil, "balancer", []string{"another web server, box/1.0"}},
-		{"balancer_another_cluster", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, all()...) }, nil,
-			"balancer", []string{"which no CA pin names", "tctl status"}},
+		{
+			"balancer_another_cluster", func(t *testing.T) string { return proxy(t, b.server(t, soon, host), teleportPing, all()...) }, nil,
+			"balancer",
+			[]string{"which no CA pin names", "tctl status"},
+		},
 		{"clock_ahead", nil, func(o *doctor.Options) { o.Now = func() time.Time { return time.Now().Add(10 * time.Minute) } }, "clock", []string{"ahead of the Proxy's", "NTP"}},
 		{"clock_behind", nil, func(o *doctor.Options) { o.Now = func() time.Time { return time.Now().Add(-10 * time.Minute) } }, "clock", []string{"behind the Proxy's"}},
 	}
@@ -389,7 +414,7 @@ func terminator(t *testing.T, cert tls.Certificate, to string) string {
 		if conn.Handshake() != nil {
 			return
 		}
-		back, err := tls.Dial("tcp", to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}) //nolint:gosec // a box in the middle
+		back, err := tls.Dial("tcp", to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 		if err != nil {
 			return
 		}

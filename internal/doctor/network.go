@@ -162,14 +162,14 @@ func (x *examination) tls(ctx context.Context) finding {
 	}
 	what := describe(shown)
 	if shown.version < tls.VersionTLS13 {
-		return broken(passThrough, "%s speaks %s at most, and a Teleport speaks TLS 1.3: something in between ends TLS (%s)", x.addr, tls.VersionName(shown.version), what)
+		return broken(straight, "%s speaks %s at most, and a Teleport speaks TLS 1.3: something in between ends TLS (%s)", x.addr, tls.VersionName(shown.version), what)
 	}
 	f := x.verdict(shown.chain)
 	f.detail += " (" + what + ")"
 	return f
 }
 
-const passThrough = "let the load balancer or firewall pass the port on as it is (TCP, or TLS passthrough): one that ends TLS does not work in this version"
+const straight = "let the load balancer or firewall pass the port on as it is (TCP, or TLS passthrough): one that ends TLS does not work in this version"
 
 func (x *examination) tlsProblem(err error) finding {
 	var header tls.RecordHeaderError
@@ -245,7 +245,7 @@ func (x *examination) verdict(chain []*x509.Certificate) finding {
 	case errors.As(err, &host):
 		return broken("use an address that the certificate names, or "+pinFix, "the certificate is not for %s", x.host)
 	}
-	return broken(pinFix+", or give the Proxy Service a certificate that this machine trusts. If you do not know the issuer, something in between ends TLS: "+passThrough,
+	return broken(pinFix+", or give the Proxy Service a certificate that this machine trusts. If you do not know the issuer, something in between ends TLS: "+straight,
 		"this machine does not trust the certificate")
 }
 
@@ -280,7 +280,7 @@ func (x *examination) alpn(ctx context.Context) finding {
 	case !ping.teleport():
 		return broken("correct the address", gone+"another web server answers, %s", chosen, mux.ALPNTunnel, ping)
 	}
-	return broken(passThrough, gone+"the Proxy Service of cluster %q is behind something that ends TLS", chosen, mux.ALPNTunnel, ping.Cluster)
+	return broken(straight, gone+"the Proxy Service of cluster %q is behind something that ends TLS", chosen, mux.ALPNTunnel, ping.Cluster)
 }
 
 // answer is what a Proxy says of itself to everybody.
@@ -344,7 +344,7 @@ func (x *examination) balancer(ctx context.Context) finding {
 	}
 	x.date = ping.date
 	if !ping.teleport() {
-		return broken(passThrough, "tunnels end at a Proxy, and /webapi/ping is answered by another web server, %s", ping)
+		return broken(straight, "tunnels end at a Proxy, and /webapi/ping is answered by another web server, %s", ping)
 	}
 	who := fmt.Sprintf("Teleport %s, cluster %q", ping.Version, ping.Cluster)
 	issuer := x.tunnel.chain[0].Issuer.String()
