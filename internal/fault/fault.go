@@ -6,6 +6,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -112,8 +113,13 @@ func Unreachable(format string, args ...any) error { return New(ErrUnreachable, 
 // Unsupported returns an ErrUnsupported error.
 func Unsupported(format string, args ...any) error { return New(ErrUnsupported, format, args...) }
 
-// Kind returns the kind of err, or nil if it has none.
+// Kind returns the kind of err, or nil if it has none. The error on the outside says
+// what it is; its causes may be of other kinds.
 func Kind(err error) error {
+	var e *Error
+	if errors.As(err, &e) && slices.Contains(Kinds(), e.Kind) {
+		return e.Kind
+	}
 	for _, k := range Kinds() {
 		if errors.Is(err, k) {
 			return k

@@ -26,12 +26,41 @@ type queue struct {
 	mu      sync.Mutex
 	working int
 	waiting int
+	// asking counts, by token, the proofs that are being checked with somebody else.
+	asking map[string]int
 	// lanes has the waiting joins of each source, turns the sources in order.
 	lanes map[string][]chan struct{}
 	turns []string
 }
 
-func newQueue() *queue { return &queue{lanes: map[string][]chan struct{}{}} }
+func newQueue() *queue {
+	return &queue{lanes: map[string][]chan struct{}{}, asking: map[string]int{}}
+}
+
+// maxAsking is how many proofs of one token are checked at once: whoever knows the
+// name of a token can make Auth ask a cloud, and must not keep the other tokens waiting.
+const maxAsking = maxWorking / 4
+
+// ask counts the check of a proof that somebody else vouches for.
+func (q *queue) ask(token string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asking[token] >= maxAsking {
+		wait := 2 * time.Second
+		return fault.New(fault.ErrLimit, "%d machines join by this token just now: try again in %s", maxAsking, wait).
+			WithCode(CodeBusy).WithRetryAfter(wait + retry.Jitter(wait))
+	}
+	q.asking[token]++
+	return nil
+}
+
+func (q *queue) asked(token string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.asking[token]--; q.asking[token] == 0 {
+		delete(q.asking, token)
+	}
+}
 
 // enter waits for a place. The caller leaves it again.
 func (q *queue) enter(ctx context.Context, source string) error {
@@ -112,7 +141,11 @@ func (q *queue) leave() {
 type place struct {
 	queue  *queue
 	source string
+	// token is set once it is known that somebody else vouches for its machines.
+	token string
+	// held says that the place is taken, asking is the token that it counts for.
 	held   bool
+	asking string
 }
 
 func (p *place) take(ctx context.Context) error {
@@ -120,10 +153,21 @@ func (p *place) take(ctx context.Context) error {
 		return err
 	}
 	p.held = true
+	if p.token != "" {
+		if err := p.queue.ask(p.token); err != nil {
+			p.release()
+			return err
+		}
+		p.asking = p.token
+	}
 	return nil
 }
 
 func (p *place) release() {
+	if p.asking != "" {
+		p.queue.asked(p.asking)
+		p.asking = ""
+	}
 	if p.held {
 		p.held = false
 		p.queue.leave()

@@ -116,3 +116,34 @@ func TestQueueGivesPlacesOfThoseWhoLeft(t *testing.T) {
 		}
 	})
 }
+
+func TestOneTokenDoesNotTakeEveryPlace(t *testing.T) {
+	q := newQueue()
+	places := make([]place, 0, maxAsking)
+	for range maxAsking {
+		p := place{queue: q, source: "a", token: "aws"}
+		if err := p.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		places = append(places, p)
+	}
+	more := place{queue: q, source: "b", token: "aws"}
+	if err := more.take(t.Context()); fault.Code(err) != CodeBusy || fault.RetryAfter(err) == 0 {
+		t.Fatalf("one more join by the token = %v, want %s", err, CodeBusy)
+	}
+	if q.working != maxAsking {
+		t.Errorf("%d places are taken, want %d: the refused join kept one", q.working, maxAsking)
+	}
+	for _, p := range []place{{queue: q, source: "b", token: "gcp"}, {queue: q, source: "b"}} {
+		if err := p.take(t.Context()); err != nil {
+			t.Errorf("a join by another token = %v", err)
+		}
+		p.release()
+	}
+	for i := range places {
+		places[i].release()
+	}
+	if len(q.asking) != 0 || q.working != 0 {
+		t.Errorf("left behind: %v, %d working", q.asking, q.working)
+	}
+}

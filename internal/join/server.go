@@ -205,6 +205,7 @@ func (s *Server) run(ctx context.Context, a *attempt) (*joinv1.Result, error) {
 		if err := s.checkDelegated(a, known); err != nil {
 			return nil, err
 		}
+		a.place.token = a.token.GetMetadata().GetName()
 	}
 	if err := s.pose(a, m); err != nil {
 		return nil, err

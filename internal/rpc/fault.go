@@ -42,7 +42,7 @@ func toStatus(ctx context.Context, log *slog.Logger, method string, err error) e
 		return nil
 	}
 	for _, row := range kindCodes {
-		if !errors.Is(err, row.kind) {
+		if fault.Kind(err) != row.kind { //nolint:errorlint // Kind returns one of the kinds themselves
 			continue
 		}
 		st := status.New(row.code, err.Error())

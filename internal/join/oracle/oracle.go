@@ -81,10 +81,10 @@ const rootsPath = "/v1/instancePrincipalRootCACertificates"
 // signedHeaders are the parts of a request without a body that Oracle wants signed.
 const signedHeaders = "date (request-target) host"
 
-// signingString is what the signature of a request covers (draft-cavage-http-signatures-08
-// section 2.3), for the headers above.
-func signingString(date, verb, host, path string) string {
-	return "date: " + date + "\n(request-target): " + strings.ToLower(verb) + " " + path + "\nhost: " + host
+// signingString is what the signature of the request for the roots covers
+// (draft-cavage-http-signatures-08 section 2.3), for the headers above.
+func signingString(date, host string) string {
+	return "date: " + date + "\n(request-target): get " + rootsPath + "\nhost: " + host
 }
 
 // authorization is the header that carries a signature.

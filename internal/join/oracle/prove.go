@@ -154,7 +154,7 @@ func (id *identity) signRootsRequest(ctx context.Context, m method.Machine) (sig
 		return signedRequest{}, err
 	}
 	r := signedRequest{Date: httpDate(m.Now()), KeyID: "ST$" + token}
-	r.Signature, err = signRequest(session, signingString(r.Date, http.MethodGet, authHost(id.Region), rootsPath))
+	r.Signature, err = signRequest(session, signingString(r.Date, authHost(id.Region)))
 	return r, err
 }
 
@@ -221,9 +221,9 @@ func (id *identity) signFederation(now time.Time, body []byte) (http.Header, err
 		"Content-Type":     {"application/json"},
 		"X-Content-Sha256": {base64.StdEncoding.EncodeToString(sum[:])},
 	}
+	// As Oracle's own clients do it, the host is not among what is signed here.
 	// Content-Length is what net/http sends for the body.
-	text := signingString(h.Get("Date"), http.MethodPost, authHost(id.Region), federationPath) +
-		"\ncontent-length: " + strconv.Itoa(len(body)) + "\ncontent-type: application/json\nx-content-sha256: " + h.Get("X-Content-Sha256")
+	text := "date: " + h.Get("Date") + "\n(request-target): post " + federationPath + "\ncontent-length: " + strconv.Itoa(len(body)) + "\ncontent-type: application/json\nx-content-sha256: " + h.Get("X-Content-Sha256")
 	signature, err := signRequest(id.key, text)
 	if err != nil {
 		return nil, err
@@ -234,7 +234,7 @@ func (id *identity) signFederation(now time.Time, body []byte) (http.Header, err
 		octets[i] = hex.EncodeToString([]byte{b})
 	}
 	h.Set("Authorization", authorization(id.Tenancy+"/fed-x509-sha256/"+strings.Join(octets, ":"),
-		signedHeaders+" content-length content-type x-content-sha256", signature))
+		"date (request-target) content-length content-type x-content-sha256", signature))
 	return h, nil
 }
 
