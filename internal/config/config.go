@@ -155,6 +155,19 @@ type SSHConfig struct {
 	PublicAddrs []string
 	Labels      map[string]string
 	Commands    []Command
+	// PortForwarding, FileCopy and CreateHostUsers let roles decide; without them the
+	// host refuses to everybody.
+	PortForwarding  bool
+	FileCopy        bool
+	CreateHostUsers bool
+	X11             X11Config
+}
+
+// X11Config is the x11 part of the ssh_service section.
+type X11Config struct {
+	Enabled bool
+	// DisplayOffset is the first display, MaxDisplay the last.
+	DisplayOffset, MaxDisplay int
 }
 
 // Command is a label whose value is the output of a command.
@@ -163,6 +176,14 @@ type Command struct {
 	Command []string
 	Period  time.Duration
 }
+
+// The displays of X11 forwarding, if the file does not say.
+const (
+	defaultDisplay = 10
+	displays       = 1000
+	// lastDisplay is the last whose port is one.
+	lastDisplay = 59535
+)
 
 // Default returns the configuration of `teleport start` with no file: a whole
 // cluster (auth, proxy and ssh) in one process.
@@ -177,7 +198,10 @@ func defaults(version string) *Config {
 		Storage:  Storage{Type: "sqlite"},
 		Auth:     AuthConfig{Enabled: true, ListenAddr: anyAddr(DefaultAuthPort)},
 		Proxy:    ProxyConfig{Enabled: true, WebListenAddr: anyAddr(DefaultProxyPort)},
-		SSH:      SSHConfig{Enabled: true, ListenAddr: anyAddr(DefaultSSHPort), Labels: map[string]string{}},
+		SSH: SSHConfig{
+			Enabled: true, ListenAddr: anyAddr(DefaultSSHPort), Labels: map[string]string{},
+			PortForwarding: true, FileCopy: true, CreateHostUsers: true, X11: X11Config{DisplayOffset: defaultDisplay, MaxDisplay: defaultDisplay + displays},
+		},
 	}
 }
 

@@ -22,7 +22,10 @@ func TestReferenceIsComplete(t *testing.T) {
 		},
 		"auth_service":  {"enabled", "listen_addr", "public_addr", "cluster_name", "tokens"},
 		"proxy_service": {"enabled", "web_listen_addr", "public_addr", "https_keypairs", "https_keypairs_reload_interval"},
-		"ssh_service":   {"enabled", "listen_addr", "public_addr", "labels", "commands"},
+		"ssh_service": {
+			"enabled", "listen_addr", "public_addr", "labels", "commands", "port_forwarding", "ssh_file_copy", "disable_create_host_user", "x11.enabled",
+			"x11.display_offset", "x11.max_display",
+		},
 	}
 	for _, sec := range sectionSchemas(cfg) {
 		_, text, found := strings.Cut(doc, "\n## "+sec.name+"\n")

@@ -170,13 +170,9 @@ func knownProxy() schema {
 
 func knownSSH() schema {
 	return schema{
-		"permit_user_env":          only("no"),
-		"port_forwarding":          only("no"),
-		"ssh_file_copy":            only("yes"),
-		"disable_create_host_user": only("yes"),
-		"force_listen":             only("no"),
-		"pam":                      idle("service_name", "use_pam_auth", "environment"),
-		"x11":                      idle("display_offset", "max_display"),
+		"permit_user_env": only("no"),
+		"force_listen":    only("no"),
+		"pam":             idle("service_name", "use_pam_auth", "environment"),
 		"enhanced_recording": idle("command_buffer_size", "disk_buffer_size", "network_buffer_size", "cgroup_path", "root_path",
 			"root_cgroup"),
 		"restricted_session": idle("events_buffer_size"),

@@ -141,6 +141,7 @@ func TestEverything(t *testing.T) {
 				{Name: "hostname", Command: []string{"hostname"}, Period: time.Minute},
 				{Name: "arch", Command: []string{"uname", "-p"}, Period: time.Minute},
 			},
+			X11: config.X11Config{Enabled: true, DisplayOffset: 20, MaxDisplay: 30},
 		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config.Config{})); d != "" {
@@ -365,4 +366,21 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted, but a second Check says %v", err)
 		}
 	})
+}
+
+// Displays are numbers of ports, in order.
+func TestDisplays(t *testing.T) {
+	for text, want := range map[string]config.X11Config{
+		"{}": {DisplayOffset: 10, MaxDisplay: 1010}, "{enabled: yes, display_offset: 59000}": {Enabled: true, DisplayOffset: 59000, MaxDisplay: 59535},
+	} {
+		got, err := config.Parse("t", []byte("version: v3\nssh_service:\n  x11: "+text+"\n"))
+		if err != nil || got.SSH.X11 != want {
+			t.Errorf("x11: %s = %+v, %v, want %+v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"{display_offset: 60000}", "{display_offset: -1}", "{display_offset: ten}", "{display_offset: 20, max_display: 19}"} {
+		if _, err := config.Parse("t", []byte("version: v3\nssh_service:\n  x11: "+text+"\n")); err == nil {
+			t.Errorf("x11: %s is accepted", text)
+		}
+	}
 }

@@ -1,6 +1,10 @@
 package config
 
-import "teleport/internal/types"
+import (
+	"strconv"
+
+	"teleport/internal/types"
+)
 
 func authSchema(a *AuthConfig) schema {
 	s := schema{
@@ -80,8 +84,51 @@ func sshSchema(c *SSHConfig) schema {
 				c.Commands = append(c.Commands, cmd)
 			})
 		},
+		"port_forwarding": setBool(&c.PortForwarding),
+		"ssh_file_copy":   setBool(&c.FileCopy),
+		"disable_create_host_user": func(v value) {
+			if off, ok := v.boolean(); ok {
+				c.CreateHostUsers = !off
+			}
+		},
+		"x11": func(v value) { readX11(v, &c.X11) },
 	}
 	return withKnown(s, knownSSH())
+}
+
+// readX11 reads the displays of X11 forwarding. The last is so many after the first if
+// only the first is given.
+func readX11(v value, x *X11Config) {
+	last := false
+	v.mapping(schema{
+		"enabled":        setBool(&x.Enabled),
+		"display_offset": setDisplay(&x.DisplayOffset),
+		"max_display": func(e value) {
+			last = true
+			setDisplay(&x.MaxDisplay)(e)
+		},
+	})
+	if !last {
+		x.MaxDisplay = min(x.DisplayOffset+displays, lastDisplay)
+	}
+	if x.MaxDisplay < x.DisplayOffset {
+		v.bad("max_display %d is before display_offset %d", x.MaxDisplay, x.DisplayOffset)
+	}
+}
+
+func setDisplay(to *int) func(value) {
+	return func(v value) {
+		s, ok := v.text("a number")
+		if !ok {
+			return
+		}
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 || n > lastDisplay {
+			v.bad("bad number of a display %s: expected 0 to %d", quote(s), lastDisplay)
+			return
+		}
+		*to = n
+	}
 }
 
 func readLabels(v value, to map[string]string) {

@@ -273,8 +273,13 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		AdvertiseAddr: advertise,
 		UseTunnel:     p.viaProxy,
 		Announce:      p.servers.announce,
-		Log:           p.log.With("service", "ssh"),
-		Registerer:    p.registry,
+
+		NoPortForwarding: !p.config().SSH.PortForwarding,
+		NoFileCopy:       !p.config().SSH.FileCopy,
+		X11:              ssh.X11Config(p.config().SSH.X11),
+
+		Log:        p.log.With("service", "ssh"),
+		Registerer: p.registry,
 	})
 	if err != nil {
 		return nil, err

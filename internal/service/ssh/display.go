@@ -22,8 +22,8 @@ import (
 // X11Config is about displays that lead to clients.
 type X11Config struct {
 	Enabled bool
-	// Offset is the first display; MaxDisplay the last.
-	Offset, MaxDisplay int
+	// DisplayOffset is the first display; MaxDisplay the last.
+	DisplayOffset, MaxDisplay int
 }
 
 const (
@@ -61,7 +61,7 @@ func (s *Service) displayFor(ctx context.Context, se *sshd.Session, r sshd.X11) 
 // openDisplay takes the first display that is free.
 func (s *Service) openDisplay(cred *syscall.Credential) (net.Listener, int, error) {
 	four := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	for n := s.cfg.X11.Offset; n <= s.cfg.X11.MaxDisplay; n++ {
+	for n := s.cfg.X11.DisplayOffset; n <= s.cfg.X11.MaxDisplay; n++ {
 		ln, err := listenTCP(cred, netip.AddrPortFrom(four, uint16(firstX11Port+n)))
 		if err == nil {
 			return ln, n, nil
@@ -70,7 +70,7 @@ func (s *Service) openDisplay(cred *syscall.Credential) (net.Listener, int, erro
 			return nil, 0, fmt.Errorf("open a display: %w", err)
 		}
 	}
-	return nil, 0, fault.Limit("all displays from %d to %d of this host are taken", s.cfg.X11.Offset, s.cfg.X11.MaxDisplay)
+	return nil, 0, fault.Limit("all displays from %d to %d of this host are taken", s.cfg.X11.DisplayOffset, s.cfg.X11.MaxDisplay)
 }
 
 // display is a listener whose cookie goes away with it.

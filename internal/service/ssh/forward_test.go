@@ -357,7 +357,7 @@ func TestForwardAgent(t *testing.T) {
 
 // An X client is not needed to see that the cookie arrives and the bytes flow.
 func TestForwardX11(t *testing.T) {
-	w := start(t, func(c *ssh.Config) { c.X11 = ssh.X11Config{Enabled: true, Offset: 10, MaxDisplay: 1000} })
+	w := start(t, func(c *ssh.Config) { c.X11 = ssh.X11Config{Enabled: true, DisplayOffset: 10, MaxDisplay: 1000} })
 	carol := w.carol(t, nil)
 	c := carol.dial(t, w.login)
 	channels := c.HandleChannelOpen("x11")
