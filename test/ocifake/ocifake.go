@@ -17,7 +17,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -294,7 +293,7 @@ func (c *Cloud) federate(w http.ResponseWriter, r *http.Request, body []byte) (i
 	if !ok {
 		return http.StatusUnauthorized, errors.New("not RSA")
 	}
-	if err := c.checkSignature(r, []string{"date", "(request-target)", "host", "content-length", "content-type", "x-content-sha256"},
+	if err := c.checkSignature(r, []string{"date", "(request-target)", "content-length", "content-type", "x-content-sha256"},
 		func(keyID string) *rsa.PublicKey {
 			if keyID != tenancy+"/fed-x509-sha256/"+fingerprint {
 				return nil
@@ -319,7 +318,9 @@ func (c *Cloud) federate(w http.ResponseWriter, r *http.Request, body []byte) (i
 	if _, err := rand.Read(id); err != nil {
 		return http.StatusInternalServerError, err
 	}
-	token := "eyJhbGciOiJSUzI1NiJ9." + hex.EncodeToString(id) + ".c2ln"
+	// Its form is a JWT, which nobody but Oracle can verify.
+	payload := fmt.Sprintf(`{"jti":"%x","exp":%d}`, id, c.Now().Add(20*time.Minute).Unix())
+	token := "eyJhbGciOiJSUzI1NiJ9." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
 	c.mu.Lock()
 	c.sessions["ST$"+token] = session
 	c.mu.Unlock()
