@@ -178,6 +178,7 @@ func fromClaims(claims map[string]any) (map[string][]string, error) {
 		"google.compute_engine.zone":       "location",
 		"oidc.circleci.com/project-id":     "project_id",
 		"oidc.circleci.com/context-ids":    "context_id",
+		"tid":                              "tenant",
 		"prj_id":                           "project_id",
 		"def_id":                           "definition_id",
 		"rpo_uri":                          "repository_uri",
@@ -188,6 +189,7 @@ func fromClaims(claims map[string]any) (map[string][]string, error) {
 	}
 	fromSubject(out)
 	fromGoogle(out)
+	fromAzure(out)
 	return out, nil
 }
 
@@ -274,6 +276,21 @@ func fromGoogle(out map[string][]string) {
 	}
 }
 
+// fromAzure takes apart the machine that a token of a managed identity names.
+func fromAzure(out map[string][]string) {
+	id := out["xms_mirid"]
+	if len(id) != 1 {
+		return
+	}
+	// /subscriptions/ID/resourcegroups/NAME/providers/...
+	parts := strings.Split(id[0], "/")
+	if len(parts) < 5 || !strings.EqualFold(parts[1], "subscriptions") || !strings.EqualFold(parts[3], "resourcegroups") {
+		return
+	}
+	add(out, "subscription", parts[2:3])
+	add(out, "resource_group", parts[4:5])
+}
+
 // callerIdentity reads the answer of `aws sts get-caller-identity`.
 func callerIdentity(top map[string]any) (map[string][]string, bool) {
 	account, a := scalar(top["Account"])
@@ -293,5 +310,5 @@ func instanceDocument(top map[string]any) (map[string][]string, bool) {
 	account, a := scalar(top["accountId"])
 	region, b := scalar(top["region"])
 	instance, c := scalar(top["instanceId"])
-	return map[string][]string{"aws_account": {account}, "aws_regions": {region}, "instance_id": {instance}}, a && b && c
+	return map[string][]string{"aws_account": {account}, "aws_region": {region}, "aws_instance_id": {instance}}, a && b && c
 }

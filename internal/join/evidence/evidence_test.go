@@ -34,7 +34,7 @@ func TestRead(t *testing.T) {
 		},
 		{
 			"instance_document", `{"accountId": "111111111111", "region": "eu-west-1", "instanceId": "i-1", "version": "2017-09-30"}`, evidence.FormInstance,
-			map[string][]string{"aws_account": {"111111111111"}, "aws_regions": {"eu-west-1"}},
+			map[string][]string{"aws_account": {"111111111111"}, "aws_region": {"eu-west-1"}, "aws_instance_id": {"i-1"}},
 		},
 		{"attributes", "aws_account: \"111111111111\"\nlist: [a, 2]\nyes: true\n", evidence.FormAttributes, map[string][]string{"aws_account": {"111111111111"}, "list": {"a", "2"}, "yes": {"true"}}},
 		{"attributes_in_json", `{"repository_id": 123456789012345678, "x": ["y"]}`, evidence.FormAttributes, map[string][]string{"repository_id": {"123456789012345678"}, "x": {"y"}}},
@@ -54,6 +54,10 @@ func TestRead(t *testing.T) {
 		{"bitbucket", jwt(`{"workspaceUuid":"{w}","branchName":"main"}`), evidence.FormJWT, map[string][]string{"workspace_uuid": {"{w}"}, "branch_name": {"main"}}},
 		{"circleci", jwt(`{"oidc.circleci.com/project-id":"p","oidc.circleci.com/context-ids":["a","b"]}`), evidence.FormJWT, map[string][]string{"project_id": {"p"}, "context_id": {"a", "b"}}},
 		{"terraform", jwt(`{"terraform_organization_id":"org-1","terraform_run_phase":"plan"}`), evidence.FormJWT, map[string][]string{"organization_id": {"org-1"}, "run_phase": {"plan"}}},
+		{
+			"azure", jwt(`{"tid":"t","xms_mirid":"/subscriptions/s/resourcegroups/g/providers/Microsoft.Compute/virtualMachines/vm"}`), evidence.FormJWT,
+			map[string][]string{"tenant": {"t"}, "subscription": {"s"}, "resource_group": {"g"}},
+		},
 		{"azure_devops", jwt(`{"sub":"p://org/proj/pipe","prj_id":"1"}`), evidence.FormJWT, map[string][]string{"project_name": {"proj"}, "pipeline_name": {"pipe"}, "project_id": {"1"}}},
 	}
 	for _, tt := range tests {
