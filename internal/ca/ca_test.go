@@ -258,7 +258,10 @@ func TestSignAsHostCA(t *testing.T) {
 	if err := other.trust.VerifyHostSignature(digest, sig); !errors.Is(err, fault.ErrUnauthenticated) {
 		t.Errorf("VerifyHostSignature of another cluster = %v, want ErrUnauthenticated", err)
 	}
-	for name, s := range map[string][]byte{"empty": nil, "garbage": []byte("x"), "trailing": append(slices.Clone(sig), 0)} {
+	for name, s := range map[string][][]byte{
+		"none": nil, "empty": {nil}, "garbage": {[]byte("x")}, "trailing": {append(slices.Clone(sig[0]), 0)},
+		"behind a crowd": append(slices.Repeat([][]byte{{0}}, 100), sig[0]),
+	} {
 		if err := w.trust.VerifyHostSignature(digest, s); !errors.Is(err, fault.ErrUnauthenticated) {
 			t.Errorf("VerifyHostSignature(%s) = %v, want ErrUnauthenticated", name, err)
 		}

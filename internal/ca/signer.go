@@ -22,6 +22,9 @@ type Signer struct {
 	cluster    string
 	now        func() time.Time
 	host, user authority
+	// hostMore are the other TLS keys of the host authority: those of before or after a
+	// rotation.
+	hostMore []crypto.Signer
 }
 
 // authority is one pair of signing keys.
@@ -46,7 +49,9 @@ func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() ti
 	for _, c := range cas {
 		switch c.GetSpec().GetType() {
 		case TypeHost:
-			s.host, err = openAuthority(ks, c)
+			if s.host, err = openAuthority(ks, c); err == nil {
+				s.hostMore, err = openMore(ks, c)
+			}
 		case TypeUser:
 			s.user, err = openAuthority(ks, c)
 		}
@@ -99,17 +104,38 @@ func openAuthority(ks keystore.Keystore, c *typesv1.CertAuthority) (authority, e
 	return authority{cert: cert, tls: tlsKey, ssh: sshSigner}, nil
 }
 
-// SignAsHostCA signs the SHA-256 digest with the active TLS key of the host
-// authority and returns an ASN.1 ECDSA signature, see Trust.VerifyHostSignature.
-func (s *Signer) SignAsHostCA(digest [32]byte) ([]byte, error) {
-	if _, ok := s.host.tls.Public().(*ecdsa.PublicKey); !ok {
-		return nil, fault.Unsupported("the host certificate authority has no ECDSA key")
+// openMore loads the additional trusted TLS keys whose private half is here.
+func openMore(ks keystore.Keystore, c *typesv1.CertAuthority) ([]crypto.Signer, error) {
+	var out []crypto.Signer
+	for _, k := range c.GetSpec().GetAdditionalTrustedKeys().GetTls() {
+		if len(k.GetPrivateKey()) == 0 {
+			continue
+		}
+		key, err := ks.Signer(k.GetPrivateKey())
+		if err != nil {
+			return nil, fmt.Errorf("additional TLS key: %w", err)
+		}
+		out = append(out, key)
 	}
-	sig, err := s.host.tls.Sign(rand.Reader, digest[:], crypto.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("sign as host certificate authority: %w", err)
+	return out, nil
+}
+
+// SignAsHostCA signs the SHA-256 digest with every TLS key of the host authority, the
+// active one first, and returns ASN.1 ECDSA signatures, see Trust.VerifyHostSignature:
+// while a rotation overlaps, some know only the old key and some only the new one.
+func (s *Signer) SignAsHostCA(digest [32]byte) ([][]byte, error) {
+	var out [][]byte
+	for _, key := range append([]crypto.Signer{s.host.tls}, s.hostMore...) {
+		if _, ok := key.Public().(*ecdsa.PublicKey); !ok {
+			return nil, fault.Unsupported("the host certificate authority has a key that is not ECDSA")
+		}
+		sig, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+		if err != nil {
+			return nil, fmt.Errorf("sign as host certificate authority: %w", err)
+		}
+		out = append(out, sig)
 	}
-	return sig, nil
+	return out, nil
 }
 
 // validity returns the times between which a certificate of the authority is

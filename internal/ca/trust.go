@@ -139,15 +139,20 @@ func (t *Trust) Pins() []string {
 	return out
 }
 
-// VerifyHostSignature checks a signature by Signer.SignAsHostCA.
-func (t *Trust) VerifyHostSignature(digest [32]byte, sig []byte) error {
+// VerifyHostSignature checks the signatures of Signer.SignAsHostCA: one of them must
+// be by a key that is trusted.
+func (t *Trust) VerifyHostSignature(digest [32]byte, sigs [][]byte) error {
 	for _, c := range t.host.certs {
-		if key, ok := c.PublicKey.(*ecdsa.PublicKey); ok && ecdsa.VerifyASN1(key, digest[:], sig) {
+		key, ok := c.PublicKey.(*ecdsa.PublicKey)
+		if ok && slices.ContainsFunc(sigs[:min(len(sigs), maxSignatures)], func(sig []byte) bool { return ecdsa.VerifyASN1(key, digest[:], sig) }) {
 			return nil
 		}
 	}
 	return fault.Unauthenticated("signature is not by the host certificate authority of cluster %q", t.cluster)
 }
+
+// maxSignatures bounds the work on signatures that a stranger sent.
+const maxSignatures = 8
 
 // VerifyTLS returns whose certificate heads the chain. The holder has been proven
 // by the handshake; the rest of the chain is not believed. Errors are

@@ -325,7 +325,7 @@ func (x *exchange) accept(result *joinv1.Result) (*state.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := signers.VerifyHostSignature(resultDigest(x.t, result.GetGrant()), result.GetSignature()); err != nil {
+	if err := signers.VerifyHostSignature(resultDigest(x.t, result.GetGrant()), result.GetSignatures()); err != nil {
 		return nil, fault.New(fault.ErrDenied, "the answer of %s is not signed by the cluster's host CA: something between this machine and the Auth Service changed it", x.params.Addr).WithCode(CodeServerUntrusted)
 	}
 	if grant.GetClusterName() != x.cluster || !slices.Equal(grant.GetRoles(), x.init.GetRoles()) {

@@ -253,11 +253,11 @@ func (s *Server) sign(t [32]byte, grant *joinv1.Grant) (*joinv1.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	sig, err := s.cfg.Signer().SignAsHostCA(resultDigest(t, raw))
+	sigs, err := s.cfg.Signer().SignAsHostCA(resultDigest(t, raw))
 	if err != nil {
 		return nil, err
 	}
-	return &joinv1.Result{Grant: raw, Signature: sig}, nil
+	return &joinv1.Result{Grant: raw, Signatures: sigs}, nil
 }
 
 // LocalRequest asks for an identity of the process that the Auth Service itself

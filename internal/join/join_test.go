@@ -45,6 +45,9 @@ type fixture struct {
 	store  *store.Store
 	server *join.Server
 	trust  *ca.Trust
+	signer *ca.Signer
+	ks     keystore.Keystore
+	cas    []*typesv1.CertAuthority
 	addr   string
 	now    atomic.Pointer[time.Time]
 }
@@ -52,6 +55,16 @@ type fixture struct {
 func (f *fixture) clock() time.Time { return *f.now.Load() }
 
 func (f *fixture) setClock(at time.Time) { f.now.Store(&at) }
+
+// setAuthorities makes signer and trust those of the authorities.
+func (f *fixture) setAuthorities() {
+	f.t.Helper()
+	var err error
+	f.signer, err = ca.NewSigner(f.ks, f.cas, time.Now)
+	check(f.t, err)
+	f.trust, err = ca.NewTrust(f.cas)
+	check(f.t, err)
+}
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
@@ -65,19 +78,16 @@ func newFixtureWith(t *testing.T, methods []method.Method) *fixture {
 	f.store = store.New(store.Config{Backend: memory.New()})
 	f.store.SetCluster(clusterName)
 	ks := keystore.Software()
-	var cas []*typesv1.CertAuthority
+	f.ks = ks
 	for _, typ := range []string{ca.TypeHost, ca.TypeUser} {
 		authority, err := ca.Generate(ks, clusterName, typ, time.Now())
 		check(t, err)
-		cas = append(cas, authority)
+		f.cas = append(f.cas, authority)
 	}
-	signer, err := ca.NewSigner(ks, cas, time.Now)
-	check(t, err)
-	f.trust, err = ca.NewTrust(cas)
-	check(t, err)
+	f.setAuthorities()
 	f.server = join.NewServer(join.ServerConfig{
 		Store: f.store, Now: f.clock, Methods: methods,
-		Signer:  func() *ca.Signer { return signer },
+		Signer:  func() *ca.Signer { return f.signer },
 		Trust:   func() *ca.Trust { return f.trust },
 		Cluster: func() string { return clusterName },
 	})
@@ -390,7 +400,7 @@ func TestHostileRelay(t *testing.T) {
 		}}, code: join.CodeServerUntrusted},
 		{name: "hides_the_pins", relay: hostile{onQuestion: func(q *joinv1.Question) { q.CaPins = nil }}, pins: otherPins, code: join.CodeWrongPin},
 		{name: "forges_the_pins", relay: hostile{onQuestion: func(q *joinv1.Question) { q.CaPins = otherPins }}, pins: otherPins, code: join.CodeWrongPin},
-		{name: "changes_the_signature", relay: hostile{onResult: func(r *joinv1.Result) { r.Signature[8] ^= 1 }}, code: join.CodeServerUntrusted},
+		{name: "changes_the_signature", relay: hostile{onResult: func(r *joinv1.Result) { r.Signatures[0][8] ^= 1 }}, code: join.CodeServerUntrusted},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -629,5 +639,41 @@ func TestRefusalsOfOneSourceAreBounded(t *testing.T) {
 	f.setClock(at.Add(30 * time.Second))
 	if _, err := join.Join(context.Background(), f.params()); err != nil {
 		t.Errorf("Join after half a minute = %v", err)
+	}
+}
+
+// While the host authority has two keys, either pin is enough, whichever key signs.
+func TestEitherPinWhileARotationOverlaps(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	oldPin := f.trust.Pins()[0]
+	next, err := ca.Generate(f.ks, clusterName, ca.TypeHost, time.Now())
+	check(t, err)
+	was, is := f.cas[0].GetSpec().GetActiveKeys(), next.GetSpec().GetActiveKeys()
+	for phase, keys := range map[string][2]*typesv1.CertAuthorityKeys{"before the change": {was, is}, "after the change": {is, was}} {
+		f.cas[0] = proto.CloneOf(f.cas[0])
+		f.cas[0].Spec.ActiveKeys, f.cas[0].Spec.AdditionalTrustedKeys = keys[0], keys[1]
+		f.setAuthorities()
+		pins := f.trust.Pins()
+		if len(pins) != 2 {
+			t.Fatalf("pins = %v, want two", pins)
+		}
+		for _, pin := range pins {
+			st, err := join.Join(t.Context(), f.params(func(p *join.Params) { p.Pins = []string{pin} }))
+			if err != nil {
+				t.Errorf("%s, with pin %s: %v", phase, pin, err)
+				continue
+			}
+			if got := holderOf(t, st).Trust().Pins(); len(got) != 2 {
+				t.Errorf("%s, with one pin: the machine trusts %v, want both authorities", phase, got)
+			}
+		}
+	}
+	// The rotation is over: the old pin is worth nothing.
+	f.cas[0] = proto.CloneOf(f.cas[0])
+	f.cas[0].Spec.ActiveKeys, f.cas[0].Spec.AdditionalTrustedKeys = is, nil
+	f.setAuthorities()
+	if _, err := join.Join(t.Context(), f.params(func(p *join.Params) { p.Pins = []string{oldPin} })); fault.Code(err) != join.CodeWrongPin {
+		t.Errorf("Join with the old pin = %v, want %s", err, join.CodeWrongPin)
 	}
 }

@@ -570,9 +570,9 @@ type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Serialised Grant: the bytes that are signed.
 	Grant []byte `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
-	// ECDSA signature (ASN.1) of SHA-256("teleport-join-result" || transcript ||
-	// grant) by the host CA's TLS key.
-	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// ECDSA signatures (ASN.1) of SHA-256("teleport-join-result" || transcript ||
+	// grant) by the host CA's TLS keys: one, and two while a rotation overlaps.
+	Signatures    [][]byte `protobuf:"bytes,2,rep,name=signatures,proto3" json:"signatures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,9 +614,9 @@ func (x *Result) GetGrant() []byte {
 	return nil
 }
 
-func (x *Result) GetSignature() []byte {
+func (x *Result) GetSignatures() [][]byte {
 	if x != nil {
-		return x.Signature
+		return x.Signatures
 	}
 	return nil
 }
@@ -1325,10 +1325,12 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\aca_pins\x18\x06 \x03(\tR\x06caPins\"C\n" +
 	"\x06Answer\x12\x14\n" +
 	"\x05proof\x18\x01 \x01(\fR\x05proof\x12#\n" +
-	"\rcurrent_proof\x18\x02 \x01(\fR\fcurrentProof\"<\n" +
+	"\rcurrent_proof\x18\x02 \x01(\fR\fcurrentProof\">\n" +
 	"\x06Result\x12\x14\n" +
-	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xba\x03\n" +
+	"\x05grant\x18\x01 \x01(\fR\x05grant\x12\x1e\n" +
+	"\n" +
+	"signatures\x18\x02 \x03(\fR\n" +
+	"signatures\"\xba\x03\n" +
 	"\x05Grant\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12\x14\n" +
