@@ -2,76 +2,168 @@ package main
 
 import (
 	"context"
+	"errors"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 
 	"teleport/internal/client"
 	"teleport/internal/client/screen"
 )
 
 type sshOptions struct {
-	port       uint16
-	tty, noTTY bool
-	target     string
-	command    []string
+	extras
+	port    uint16
+	ttyFlag bool
+	noTTY   bool
+	cluster string
+	target  string
+	command []string
 }
 
 func newSSH(a *app) *cobra.Command {
 	var o sshOptions
 	cmd := &cobra.Command{
 		Use:   "ssh [flags] [user@]host [--] [command...]",
-		Short: "Run a shell or a command on a server",
+		Short: "Run a shell or a command on a server, and forward ports, sockets, agent and display",
 		Long: "Run a shell, or the command, on a server named by its host name or host id.\n\n" +
 			"The exit code is that of the command; 128 plus the signal's number if a signal ended it; 1 if tsh itself failed.",
 		Args: screen.Args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.target, o.command = args[0], args[1:]
-			return runSSH(cmd.Context(), a, o)
+			if len(o.command) > 0 && o.command[0] == "--" {
+				o.command = o.command[1:]
+			}
+			return runSSH(cmd.Context(), a, &o)
 		},
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
 	f.Uint16VarP(&o.port, "port", "p", 0, "port of the server; servers behind a tunnel have none")
-	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
+	f.BoolVarP(&o.ttyFlag, "tty", "t", false, "give the command a terminal")
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "give the shell no terminal")
 	f.BoolP("quiet", "q", false, "say nothing but errors, which is so anyway")
+	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	o.flags(f)
 	return cmd
 }
 
-func runSSH(ctx context.Context, a *app, o sshOptions) error {
+func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 	t, err := parseTarget(o.target, false)
 	if err != nil {
 		return err
 	}
-	if len(o.command) > 0 && o.command[0] == "--" {
-		o.command = o.command[1:]
+	if err := errors.Join(o.apply(), o.check(o.command)); err != nil {
+		return err
+	}
+	list, err := o.forwards()
+	if err != nil {
+		return err
+	}
+	ready, background := isBackground()
+	if o.background && !background {
+		return goBackground(a)
 	}
 	c, s, err := a.client(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.inCluster(o.cluster); err != nil {
 		return err
 	}
 	login, err := a.loginFor(t, s)
 	if err != nil {
 		return err
 	}
-	conn, err := c.SSH(ctx, login, t.host, nodePort(uint32(o.port)))
+	conn, err := o.connect(ctx, a, c, s, login, t.host)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	screen.ReleaseSignals(ctx)
-	run := client.Session{
-		Command: strings.Join(o.command, " "),
-		PTY:     !o.noTTY && (o.tty || len(o.command) == 0 && screen.IsTerminal(a.In)),
-		Term:    screen.Env("TERM"), Stdin: a.In, Stdout: a.Out, Stderr: a.Err,
+	fwd, display, err := o.start(ctx, a, conn, list)
+	if err != nil {
+		return err
 	}
-	code, err := run.Run(context.WithoutCancel(ctx), conn)
+	defer fwd.Close()
+	ready()
+	code, err := o.work(ctx, a, conn, fwd, display)
 	if err != nil {
 		return err
 	}
 	if code != screen.ExitOK {
 		return screen.Code(code)
+	}
+	return nil
+}
+
+// connect opens the connection, through the hosts to jump over if there are any.
+func (o *sshOptions) connect(ctx context.Context, a *app, c *client.Client, s *session, login, host string) (*ssh.Client, error) {
+	if o.jump == "" {
+		return c.SSH(ctx, login, host, nodePort(uint32(o.port)))
+	}
+	var via *ssh.Client
+	for hop := range strings.SplitSeq(o.jump, ",") {
+		t, err := parseTarget(hop, true)
+		if err != nil {
+			return nil, err
+		}
+		who, err := a.loginFor(t, s)
+		if err != nil {
+			return nil, err
+		}
+		if via == nil {
+			via, err = c.SSH(ctx, who, t.host, nodePort(t.port))
+		} else {
+			via, err = c.Jump(ctx, via, who, t.host, t.port)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c.Jump(ctx, via, login, host, uint32(o.port))
+}
+
+// work runs what is to be run, there or here, or waits.
+func (o *sshOptions) work(ctx context.Context, a *app, conn *ssh.Client, fwd *client.Forwarder, display *client.Display) (int, error) {
+	switch {
+	case o.onLocalhost:
+		return runHere(ctx, a, o.command)
+	case o.noCommand:
+		return screen.ExitOK, fwd.Wait(ctx)
+	}
+	screen.ReleaseSignals(ctx)
+	terminal := !o.noTTY && (o.ttyFlag || len(o.command) == 0 && screen.IsTerminal(a.In))
+	switch strings.ToLower(o.tty) {
+	case "yes", "force":
+		terminal = true
+	case "no":
+		terminal = false
+	}
+	run := client.Session{
+		Command: strings.Join(o.command, " "), PTY: terminal,
+		Env: append(localeEnv(), o.env...), Agent: o.agent, Display: display, Note: a.note,
+		Term: screen.Env("TERM"), Stdin: a.In, Stdout: a.Out, Stderr: a.Err,
+	}
+	return run.Run(context.WithoutCancel(ctx), conn)
+}
+
+// localeEnv are the variables that say which language and alphabet the terminal has.
+func localeEnv() []string {
+	var out []string
+	for _, v := range os.Environ() {
+		if strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG=") {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// inCluster refuses a cluster that is not the session's.
+func (s *session) inCluster(name string) error {
+	if name != "" && name != s.profile.Cluster {
+		return screen.Usage("you are logged in to cluster %q, not to %q", s.profile.Cluster, name)
 	}
 	return nil
 }
@@ -103,8 +195,8 @@ func runProxySSH(ctx context.Context, a *app, cluster, name string) error {
 	if err != nil {
 		return err
 	}
-	if cluster != "" && cluster != s.profile.Cluster {
-		return screen.Usage("you are logged in to cluster %q, not to %q", s.profile.Cluster, cluster)
+	if err := s.inCluster(cluster); err != nil {
+		return err
 	}
 	node, err := c.DialNode(ctx, t.host, nodePort(t.port))
 	if err != nil {

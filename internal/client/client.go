@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -208,17 +209,45 @@ func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh
 	if err != nil {
 		return nil, err
 	}
-	conn := coalesce(node)
-	stop := context.AfterFunc(ctx, func() { _ = node.SetDeadline(time.Unix(1, 0)) })
+	// What the user asked for and not what the Proxy made of it; the id is also what the
+	// Proxy checked the user's rights for.
+	return c.handshake(ctx, coalesce(node), login, host, signer, node.HostID)
+}
+
+// Jump opens an SSH connection to a host through one to a node: the node connects to
+// host:port, and the host proves who it is like any other. port 0 is that of nodes.
+func (c *Client) Jump(ctx context.Context, via *ssh.Client, login, host string, port uint32) (*ssh.Client, error) {
+	signer, err := c.cfg.Credentials.signer()
+	if err != nil {
+		return nil, err
+	}
+	if port == 0 {
+		port = defaultNodePort
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	conn, err := via.DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, fault.Unreachable("jump to %q: %w", host, openError(err))
+	}
+	return c.handshake(ctx, conn, login, host, signer)
+}
+
+// defaultNodePort is that of SSH services that listen.
+const defaultNodePort = 3022
+
+// handshake logs in over a connection to the host, which must have a host certificate
+// for its name or one of the others.
+func (c *Client) handshake(ctx context.Context, conn net.Conn, login, host string, signer ssh.Signer, names ...string) (*ssh.Client, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	// A node that refuses says why before it hangs up; it has proven its name by then.
 	var refusal string
 	client, chans, reqs, err := ssh.NewClientConn(conn, host, &ssh.ClientConfig{
 		Config: sshAlgorithms(),
 		User:   login,
 		Auth:   []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		// What the user asked for and not what the Proxy made of it; the id is also
-		// what the Proxy checked the user's rights for.
-		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(types.RoleNode, host, node.HostID),
+
+		HostKeyCallback:   c.cfg.Credentials.Trust.HostKeyCallback(types.RoleNode, append([]string{host}, names...)...),
 		HostKeyAlgorithms: []string{ssh.CertAlgoED25519v01, ssh.CertAlgoECDSA256v01, ssh.CertAlgoRSASHA512v01},
 		ClientVersion:     "SSH-2.0-Teleport",
 		BannerCallback: func(text string) error {

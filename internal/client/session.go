@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -22,6 +23,13 @@ type Session struct {
 	Command string
 	// PTY asks for a terminal; stdin is put into raw mode if it is one.
 	PTY bool
+	// Env are variables to set, in the form NAME=value; the node takes LANG and LC_*.
+	Env []string
+	// Agent asks for the agent that the Forwarder serves, Display for its display. Note
+	// is told if the node refuses.
+	Agent   bool
+	Display *Display
+	Note    func(string)
 	// Term is the terminal type, $TERM.
 	Term           string
 	Stdin          io.Reader
@@ -46,6 +54,7 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open a session: %w", err)
 	}
+	s.extras(sess)
 	restore, err := s.terminal(sess)
 	if err != nil {
 		return 0, err
@@ -98,6 +107,25 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 			}
 			_ = sess.Signal(signalName(number))
 		}
+	}
+}
+
+// extras asks for what may be refused.
+func (s *Session) extras(sess *ssh.Session) {
+	for _, v := range s.Env {
+		name, value, _ := strings.Cut(v, "=")
+		_, _ = sess.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value}))
+	}
+	ask := func(what, request string, payload []byte) {
+		if granted, err := sess.SendRequest(request, true, payload); err == nil && !granted && s.Note != nil {
+			s.Note("the node refused to forward " + what + ": your roles, your certificate or the node do not allow it")
+		}
+	}
+	if s.Agent {
+		ask("the SSH agent", "auth-agent-req@openssh.com", nil)
+	}
+	if s.Display != nil {
+		ask("X11", "x11-req", s.Display.request())
 	}
 }
 
