@@ -61,7 +61,12 @@ func (c *compiler) call(e *ast.CallExpr, depth int) (node, error) {
 	case name.Name == "set":
 		return set{args}, nil
 	}
-	known := []string{"equals", "set"}
+	if c.function != nil {
+		if n, err := c.function(name.Name, args); n != nil || err != nil {
+			return n, err
+		}
+	}
+	known := append([]string{"equals", "set"}, c.names...)
 	for _, f := range functions() {
 		if f.name != name.Name {
 			known = append(known, f.name)

@@ -37,6 +37,9 @@ type scope struct {
 	// resource is nil where none is at hand: a predicate that asks about it then
 	// cannot be decided.
 	resource types.Resource
+	// name and labels are those of the resource, for queries.
+	name   string
+	labels map[string]string
 }
 
 // valueType is what an expression results in.
@@ -73,6 +76,11 @@ type node interface {
 
 // compilePredicate reads a predicate. What its fields are is not looked at: see check.
 func compilePredicate(text string) (*predicate, error) {
+	return compileIn(&compiler{field: compileField}, text)
+}
+
+// compileIn reads a predicate of the compiler's language.
+func compileIn(c *compiler, text string) (*predicate, error) {
 	if len(text) > maxPredicate {
 		return nil, fault.Invalid("%d bytes are too long for a condition: use at most %d", len(text), maxPredicate)
 	}
@@ -90,7 +98,6 @@ func compilePredicate(text string) (*predicate, error) {
 	if err != nil {
 		return nil, fault.Invalid("%q is not a condition: %s", text, syntaxProblem(err))
 	}
-	c := &compiler{}
 	root, err := c.compile(expr, 0)
 	if err != nil {
 		return nil, err
@@ -146,7 +153,17 @@ func wordOf(tok token.Token, lit string) string {
 	return tok.String()
 }
 
-type compiler struct{ nodes int }
+// compiler reads a language: conditions of rules, or queries.
+type compiler struct {
+	nodes int
+	// field reads what is no function and no constant.
+	field func(e ast.Expr) (node, error)
+	// function reads a function that the language has besides the common ones; nil for
+	// one that it does not know. It may be nil.
+	function func(name string, args []node) (node, error)
+	// names are those of its functions, for errors.
+	names []string
+}
 
 func (c *compiler) compile(e ast.Expr, depth int) (node, error) {
 	if c.nodes++; c.nodes > maxPredicateNodes || depth > maxPredicateDepth {
@@ -172,7 +189,7 @@ func (c *compiler) compile(e ast.Expr, depth int) (node, error) {
 			return literal{boolean(e.Name == "true")}, nil
 		}
 	}
-	return compileField(e)
+	return c.field(e)
 }
 
 func (c *compiler) binary(e *ast.BinaryExpr, depth int) (node, error) {

@@ -465,12 +465,16 @@ type UserCertificates struct {
 	// SSH wire format.
 	Ssh []byte `protobuf:"bytes,4,opt,name=ssh,proto3" json:"ssh,omitempty"`
 	// Public halves of the authorities that the user has to trust.
-	Authorities   []*v1.CertAuthority    `protobuf:"bytes,5,rep,name=authorities,proto3" json:"authorities,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"`
-	Roles         []string               `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"`
-	Logins        []string               `protobuf:"bytes,8,rep,name=logins,proto3" json:"logins,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Authorities []*v1.CertAuthority    `protobuf:"bytes,5,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	Expires     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"`
+	Roles       []string               `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"`
+	Logins      []string               `protobuf:"bytes,8,rep,name=logins,proto3" json:"logins,omitempty"`
+	// Signatures of the host CA, one by each of its TLS keys, over the authorities and
+	// the certificate that they came with; see ca.AuthoritiesDigest. A Proxy passes the
+	// answer on: with them it cannot add an authority.
+	AuthoritiesSignatures [][]byte `protobuf:"bytes,9,rep,name=authorities_signatures,json=authoritiesSignatures,proto3" json:"authorities_signatures,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *UserCertificates) Reset() {
@@ -559,6 +563,13 @@ func (x *UserCertificates) GetLogins() []string {
 	return nil
 }
 
+func (x *UserCertificates) GetAuthoritiesSignatures() [][]byte {
+	if x != nil {
+		return x.AuthoritiesSignatures
+	}
+	return nil
+}
+
 var File_teleport_login_v1_login_proto protoreflect.FileDescriptor
 
 const file_teleport_login_v1_login_proto_rawDesc = "" +
@@ -593,7 +604,7 @@ const file_teleport_login_v1_login_proto_rawDesc = "" +
 	"\n" +
 	"PublicKeys\x12\x10\n" +
 	"\x03tls\x18\x01 \x01(\fR\x03tls\x12\x10\n" +
-	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"\x95\x02\n" +
+	"\x03ssh\x18\x02 \x01(\fR\x03ssh\"\xcc\x02\n" +
 	"\x10UserCertificates\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12!\n" +
 	"\fcluster_name\x18\x02 \x01(\tR\vclusterName\x12\x10\n" +
@@ -602,7 +613,8 @@ const file_teleport_login_v1_login_proto_rawDesc = "" +
 	"\vauthorities\x18\x05 \x03(\v2 .teleport.types.v1.CertAuthorityR\vauthorities\x124\n" +
 	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
 	"\x05roles\x18\a \x03(\tR\x05roles\x12\x16\n" +
-	"\x06logins\x18\b \x03(\tR\x06logins2\xab\x02\n" +
+	"\x06logins\x18\b \x03(\tR\x06logins\x125\n" +
+	"\x16authorities_signatures\x18\t \x03(\fR\x15authoritiesSignatures2\xab\x02\n" +
 	"\fLoginService\x12b\n" +
 	"\rGetInvitation\x12'.teleport.login.v1.GetInvitationRequest\x1a(.teleport.login.v1.GetInvitationResponse\x12k\n" +
 	"\x10RedeemInvitation\x12*.teleport.login.v1.RedeemInvitationRequest\x1a+.teleport.login.v1.RedeemInvitationResponse\x12J\n" +
