@@ -45,8 +45,11 @@ func TestStale(t *testing.T) {
 		after time.Duration
 		want  bool
 	}{
-		{0, false}, {cache.MaxSilence, false}, {cache.MaxSilence + time.Second, true},
-		{-time.Second, false}, {-2 * time.Minute, true},
+		{0, false},
+		{cache.MaxSilence, false},
+		{cache.MaxSilence + time.Second, true},
+		{-time.Second, false},
+		{-2 * time.Minute, true},
 	} {
 		if got := c.Stale(now.Add(tt.after)); got != tt.want {
 			t.Errorf("stale %s after a word from Auth = %v, want %v", tt.after, got, tt.want)
