@@ -54,6 +54,8 @@ func checkInit(init *joinv1.Init, now time.Time) (*request, error) {
 		return nil, bad("a public key is longer than %d bytes", maxKey)
 	case len(init.GetCurrent().GetCertificate()) > maxProof:
 		return nil, bad("the current certificate is longer than %d bytes", maxProof)
+	case len(init.GetProcess()) > maxVersion:
+		return nil, bad("the name of the process is longer than %d bytes", maxVersion)
 	case len(init.GetSoftwareVersion()) > maxVersion:
 		return nil, bad("the software version is longer than %d bytes", maxVersion)
 	}

@@ -59,6 +59,8 @@ type Params struct {
 	Insecure bool
 	// Current is the identity to keep, or nil.
 	Current *state.Holder
+	// Process is the run of this process, see rpc.WithProcess.
+	Process string
 	Now     func() time.Time
 	Log     *slog.Logger
 	// Dial replaces the network in tests.
@@ -242,6 +244,7 @@ func (p Params) prepare() (*exchange, error) {
 		Principals:      p.Principals,
 		Clock:           timestamppb.New(p.Now()),
 		SoftwareVersion: version.Version,
+		Process:         p.Process,
 	}
 	if p.Current != nil {
 		x.current = p.Current.Certificate("")

@@ -193,7 +193,7 @@ func (s *Server) checkCurrent(ctx context.Context, a *attempt) (*current, error)
 	if !ok || !ecdsa.VerifyASN1(key, digest[:], a.currentProof) {
 		return nil, invalid("the machine did not prove the key of its current identity")
 	}
-	instance, err := s.instance(ctx, id.Host, a.addr)
+	instance, err := s.instance(ctx, id.Host, a.addr, a.init.GetProcess())
 	if fault.Code(err) == CodeHostRemoved && a.token.GetSpec().GetRejoin() == types.RejoinSameKey {
 		instance = types.New(types.KindInstance, id.Host.ID).(*typesv1.Instance)
 		instance.Status = &typesv1.InstanceStatus{Generation: id.Host.Generation}
@@ -203,6 +203,20 @@ func (s *Server) checkCurrent(ctx context.Context, a *attempt) (*current, error)
 		return nil, err
 	}
 	return &current{host: id.Host, instance: instance}, nil
+}
+
+// liveHost returns the id of the host that the machine proved to be, if its identity
+// is still good; it is for the method, after the first answer.
+func (s *Server) liveHost(ctx context.Context, a *attempt) string {
+	cert, err := x509.ParseCertificate(a.init.GetCurrent().GetCertificate())
+	if err != nil || s.cfg.Now().After(cert.NotAfter) {
+		return ""
+	}
+	cur, err := s.checkCurrent(ctx, a)
+	if err != nil || cur == nil || cur.restored {
+		return ""
+	}
+	return cur.host.ID
 }
 
 // checkRoles: what the token allows, and what the machine already is.

@@ -3,7 +3,6 @@ package join
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -16,7 +15,6 @@ import (
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
-	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
@@ -42,7 +40,7 @@ func (s *Server) issueJoin(ctx context.Context, a *attempt, b *before, m method.
 		Attributes: attributesOf(a.claims),
 	}
 	instance.Status.Renewed = timestamppb.New(now)
-	instance.Status.RemoteAddr = a.addr
+	instance.Status.RemoteAddr, instance.Status.Process = a.addr, a.init.GetProcess()
 	grant, err := s.grant(instance, a.init.GetTlsPublicKey(), a.init.GetSshPublicKey())
 	if err != nil {
 		return nil, err
@@ -311,7 +309,7 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 		return nil, fault.Denied("only a joined process may renew its identity, with its process-level certificate")
 	}
 	host := caller.Identity.Host
-	instance, err := s.instance(ctx, host, caller.Addr)
+	instance, err := s.instance(ctx, host, caller.Addr, caller.Process)
 	if err == nil {
 		err = s.renewable(ctx, instance)
 	}
@@ -330,7 +328,7 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 	}
 	instance.Status.Generation = max(instance.Status.GetGeneration(), host.Generation)
 	instance.Status.Renewed = timestamppb.New(s.cfg.Now())
-	instance.Status.RemoteAddr = caller.Addr
+	instance.Status.RemoteAddr, instance.Status.Process = caller.Addr, caller.Process
 	grant, err := s.grant(instance, req.GetTlsPublicKey(), req.GetSshPublicKey())
 	if err != nil {
 		return nil, err
@@ -358,7 +356,8 @@ func (s *Server) renewable(ctx context.Context, instance *typesv1.Instance) erro
 // error means that the certificate must not be served any longer.
 func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 	for range 3 {
-		instance, err := s.instance(ctx, &host, rpc.CallerFrom(ctx).Addr)
+		caller := rpc.CallerFrom(ctx)
+		instance, err := s.instance(ctx, &host, caller.Addr, caller.Process)
 		if err != nil {
 			return err
 		}
@@ -376,7 +375,7 @@ func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 // instance loads the record of a host and checks that the certificate presented
 // is not one that a newer one has replaced. If it is, somebody has a copy, and nobody
 // can tell which of the two is the machine: both are locked.
-func (s *Server) instance(ctx context.Context, host *identity.Host, addr string) (*typesv1.Instance, error) {
+func (s *Server) instance(ctx context.Context, host *identity.Host, addr, process string) (*typesv1.Instance, error) {
 	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, host.ID)
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil, fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", host.ID).WithCode(CodeHostRemoved)
@@ -385,6 +384,10 @@ func (s *Server) instance(ctx context.Context, host *identity.Host, addr string)
 		return nil, err
 	}
 	if host.Generation < instance.GetStatus().GetGeneration() {
+		if process != "" && process == instance.GetStatus().GetProcess() {
+			// The machine itself, on a connection that was under way while it renewed.
+			return nil, fault.New(fault.ErrUnauthenticated, "this process has a newer certificate of host %s: connect with that one", host.ID).WithCode(CodeReplaced)
+		}
 		if err := s.lockClone(ctx, host, instance, addr); err != nil {
 			return nil, err
 		}
@@ -395,51 +398,6 @@ func (s *Server) instance(ctx context.Context, host *identity.Host, addr string)
 		instance.Status = &typesv1.InstanceStatus{}
 	}
 	return instance, nil
-}
-
-// lockClone locks a host whose identity is used twice and tells the administrators,
-// once for each copy. A connection of the machine itself that was under way while it
-// renewed is no copy.
-func (s *Server) lockClone(ctx context.Context, host *identity.Host, instance *typesv1.Instance, addr string) error {
-	now := s.cfg.Now()
-	late := now.Sub(instance.GetStatus().GetRenewed().AsTime()) < renewalOverlap && budget.Source(addr) == budget.Source(instance.GetStatus().GetRemoteAddr())
-	if late || !s.firstSight(host) {
-		return nil
-	}
-	message := fmt.Sprintf("the identity of host %s (%s) is used twice: generation %d from %s, and generation %d, seen last from %s; delete the data directory of the copy, then remove the lock",
-		host.Name, host.ID, host.Generation, addr, instance.GetStatus().GetGeneration(), instance.GetStatus().GetRemoteAddr())
-	lock := types.NewLock(&typesv1.LockTarget{ServerId: host.ID}, message, "join", now, time.Time{})
-	lock.Metadata.Name = "clone-" + host.ID
-	denied := s.renewalDenied(host, addr, CodeIdentityCloned, message)
-	err := s.cfg.Store.Tx().Create(lock).Create(types.NewAlert(types.SeverityHigh, message, now, time.Time{})).
-		Emit(audit.New(audit.LockCreate, map[string]any{
-			"success": true, "name": lock.GetMetadata().GetName(), "user": "system", "lock_target": types.LockTargetText(lock.GetSpec().GetTarget()),
-			"message": message, "addr.remote": addr,
-		}), denied).Commit(ctx)
-	if errors.Is(err, fault.ErrExists) {
-		err = s.cfg.Store.Tx().Emit(denied).Commit(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	s.cfg.Log.ErrorContext(ctx, "a host is locked", "host_id", host.ID, "cause", message)
-	return nil
-}
-
-// renewalOverlap is how long after a renewal the machine's own connections may still
-// come with the certificate of before.
-const renewalOverlap = 5 * time.Minute
-
-// firstSight reports whether this copy of an identity was not refused before: it
-// tries again and again, and one event is enough.
-func (s *Server) firstSight(host *identity.Host) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.clones[host.ID] == host.Generation {
-		return false
-	}
-	s.clones[host.ID] = host.Generation
-	return true
 }
 
 func (s *Server) renewalDenied(host *identity.Host, addr, code, text string) *auditv1.Event {

@@ -57,6 +57,7 @@ const (
 	CodePrincipalDenied   = "principal_denied"
 	CodeIdentityInvalid   = "identity_invalid"
 	CodeIdentityCloned    = "identity_cloned"
+	CodeReplaced          = "certificate_replaced"
 	CodeHostRemoved       = "host_removed"
 	CodeWrongCluster      = "wrong_cluster"
 	CodeWrongPin          = "wrong_pin"

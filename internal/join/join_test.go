@@ -488,14 +488,18 @@ func TestRenewIsTwoPhaseAndShowsClones(t *testing.T) {
 	third, err := renew(first)
 	check(t, err)
 	check(t, seen(third))
-	// A connection that was under way during the renewal is refused, and that is all.
-	if _, err := renew(first); fault.Code(err) != join.CodeIdentityCloned {
-		t.Errorf("renewal with the old generation = %v, want %s", err, join.CodeIdentityCloned)
+	// A connection of the same run that was under way during the renewal is no copy.
+	sameRun := rpc.WithCaller(ctx, rpc.Caller{Process: "run-1"})
+	i, err := f.instance(first.HostID)
+	check(t, err)
+	i.Status.Process = "run-1"
+	check(t, f.store.Tx().Update(i).Commit(ctx))
+	if err := f.server.SeenGeneration(sameRun, identity.Host{ID: first.HostID, Generation: first.Generation}); fault.Code(err) != join.CodeReplaced {
+		t.Errorf("the old generation of the same run = %v, want %s", err, join.CodeReplaced)
 	}
 	if locks, err := store.All[*typesv1.Lock](ctx, f.store, types.KindLock); err != nil || len(locks) != 0 {
 		t.Errorf("locks = %v, %v; want none yet", locks, err)
 	}
-	f.setClock(f.clock().Add(10 * time.Minute))
 	for name, st := range map[string]*state.State{"first": first, "second": second} {
 		if _, err := renew(st); fault.Code(err) != join.CodeIdentityCloned {
 			t.Errorf("renewal with the %s generation = %v, want %s", name, err, join.CodeIdentityCloned)

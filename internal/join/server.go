@@ -312,7 +312,7 @@ func (s *Server) verify(ctx context.Context, a *attempt, m method.Method) error 
 	var err error
 	a.claims, err = m.Verify(ctx, method.Attempt{
 		T: a.t, Cluster: a.question.GetClusterName(), Token: a.token, Now: s.cfg.Now(),
-		Egress: s.cfg.Egress, Getenv: s.cfg.Getenv, Allowed: allowed, Log: s.cfg.Log.With("method", m.Name),
+		Egress: s.cfg.Egress, Getenv: s.cfg.Getenv, Allowed: allowed, Current: func() string { return s.liveHost(ctx, a) }, Log: s.cfg.Log.With("method", m.Name),
 	}, s.asker(ctx, a))
 	if err != nil {
 		return err
@@ -392,6 +392,11 @@ func (s *Server) refuse(ctx context.Context, a *attempt, cause error) error {
 	skipped, record := 0, true
 	if !a.proven {
 		skipped, record = s.noise.Admit(now)
+	}
+	if fault.Code(cause) == method.CodeStateForked {
+		if err := s.lockForked(ctx, a); err != nil {
+			s.cfg.Log.ErrorContext(ctx, "a host whose key is used twice could not be locked", "error", err)
+		}
 	}
 	if record {
 		s.record(ctx, a, cause, skipped)

@@ -28,6 +28,8 @@ type connection struct {
 	*rpc.Conn
 	holder *state.Holder
 	addr   string
+	// run is that of the process.
+	run string
 	// refused is why the certificate of the other end was not accepted the last
 	// time, or nil.
 	refused atomic.Pointer[error]
@@ -36,8 +38,8 @@ type connection struct {
 // newConnection makes a connection to Auth at addr with the certificate of a
 // service (empty: of the process). The address may be a Proxy's: a Proxy passes the
 // TLS connection on, Auth itself ignores the additional protocol name.
-func newConnection(holder *state.Holder, addr string, service types.SystemRole) (*connection, error) {
-	c := &connection{holder: holder, addr: addr}
+func newConnection(holder *state.Holder, addr string, service types.SystemRole, run string) (*connection, error) {
+	c := &connection{holder: holder, addr: addr, run: run}
 	config := ca.ClientTLS(func() *tls.Certificate { return holder.Certificate(service) }, holder.Trust, types.RoleAuth)
 	config.NextProtos = []string{mux.ALPNAuthPrefix + holder.State().Cluster, "h2"}
 	verify := config.VerifyConnection
@@ -56,12 +58,12 @@ func newConnection(holder *state.Holder, addr string, service types.SystemRole) 
 
 // Invoke makes a unary call.
 func (c *connection) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	return c.explain(c.Conn.Invoke(ctx, method, args, reply, opts...))
+	return c.explain(c.Conn.Invoke(rpc.WithProcess(ctx, c.run), method, args, reply, opts...))
 }
 
 // NewStream opens a stream.
 func (c *connection) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	s, err := c.Conn.NewStream(ctx, desc, method, opts...)
+	s, err := c.Conn.NewStream(rpc.WithProcess(ctx, c.run), desc, method, opts...)
 	return s, c.explain(err)
 }
 

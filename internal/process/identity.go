@@ -208,7 +208,7 @@ func (p *process) joinParams(current *state.Holder) (join.Params, error) {
 		Addr: addr, Direct: direct, Token: token, Method: p.config().Join.Method,
 		Methods: p.methods, Settings: p.config().Join.Settings, Dir: p.config().DataDir,
 		Roles: p.roles(), Hostname: p.config().Nodename, Principals: p.principals(),
-		Pins: slices.Concat(p.config().CAPins, pins), Insecure: p.opts.Insecure, Current: current, Log: p.log,
+		Pins: slices.Concat(p.config().CAPins, pins), Insecure: p.opts.Insecure, Current: current, Process: p.runID, Log: p.log,
 	}, nil
 }
 

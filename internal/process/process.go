@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -88,6 +89,8 @@ type process struct {
 	// proxyConn is the Proxy Service's own connection to Auth, nil without one.
 	proxyConn *connection
 	emit      *control.Emitter
+	// runID tells this run of the process from a copy that has the same identity.
+	runID string
 	// viaProxy is true if this process reaches the cluster through a Proxy.
 	viaProxy bool
 
@@ -122,6 +125,7 @@ func Run(ctx context.Context, opts Options) error { return newProcess(opts).run(
 func newProcess(opts Options) *process {
 	p := &process{
 		opts:      opts,
+		runID:     uuid.NewString(),
 		log:       opts.Log,
 		health:    diag.NewHealth(),
 		registry:  prometheus.NewRegistry(),

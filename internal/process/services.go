@@ -81,7 +81,7 @@ func (p *process) makeControl(ctx context.Context) (Service, error) {
 		p.viaProxy = p.findProxy(ctx, addr)
 	}
 	var err error
-	if p.conn, err = newConnection(p.holder, addr, ""); err != nil {
+	if p.conn, err = newConnection(p.holder, addr, "", p.runID); err != nil {
 		return nil, err
 	}
 	p.emit = control.NewEmitter(p.conn, p.log)
@@ -203,7 +203,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 	if p.viaProxy {
 		return nil, &Error{ExitUsage, fault.Unsupported("a Proxy Service reaches the Auth Service directly, not through another Proxy: set teleport.auth_server to the Auth Service's host:3025 instead of proxy_server")}
 	}
-	conn, err := newConnection(p.holder, p.authAddr(), types.RoleProxy)
+	conn, err := newConnection(p.holder, p.authAddr(), types.RoleProxy, p.runID)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,9 @@ const (
 	callTimeout = 30 * time.Second
 	// relayedKey carries the address of the client that a Proxy speaks for.
 	relayedKey = "teleport-relayed-addr"
+	// processKey carries the run of the process that calls.
+	processKey = "teleport-process"
+	maxProcess = 64
 )
 
 // Caller is who makes a call.
@@ -41,6 +44,8 @@ type Caller struct {
 	Addr string
 	// Via is the host id of the Proxy that relays the call, or empty.
 	Via string
+	// Process is the run of the process that calls, as it says itself; see WithProcess.
+	Process string
 }
 
 // Anonymous reports whether the caller proved nothing about itself.
@@ -92,6 +97,12 @@ func WithRelayedAddr(ctx context.Context, addr string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, relayedKey, addr)
 }
 
+// WithProcess returns a context whose calls name the run of the process that makes
+// them: something random, made when the process started.
+func WithProcess(ctx context.Context, run string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, processKey, run)
+}
+
 // caller works out who makes the call.
 func (s *Server) caller(ctx context.Context) (Caller, error) {
 	p, ok := peer.FromContext(ctx)
@@ -128,6 +139,9 @@ func (s *Server) caller(ctx context.Context) (Caller, error) {
 // relayed replaces the caller by the client that it speaks for, if it says so.
 func relayed(ctx context.Context, c Caller) (Caller, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
+	if run := md.Get(processKey); len(run) == 1 && len(run[0]) <= maxProcess {
+		c.Process = run[0]
+	}
 	values := md.Get(relayedKey)
 	if len(values) == 0 {
 		return c, nil

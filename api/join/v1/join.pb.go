@@ -256,7 +256,10 @@ type Init struct {
 	// by identity_proof: it keeps its id and gets additional roles.
 	Current *HostProof `protobuf:"bytes,11,opt,name=current,proto3" json:"current,omitempty"`
 	// A rehearsal: everything is checked, nothing is issued or counted.
-	DryRun        bool `protobuf:"varint,12,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,12,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Random for each run of the process, and never on disk: a connection with an older
+	// certificate of the same run is no copy.
+	Process       string `protobuf:"bytes,13,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +376,13 @@ func (x *Init) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *Init) GetProcess() string {
+	if x != nil {
+		return x.Process
+	}
+	return ""
 }
 
 // HostProof shows possession of a current host certificate.
@@ -1297,7 +1307,7 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\bquestion\x18\x01 \x01(\v2\x1a.teleport.join.v1.QuestionH\x00R\bquestion\x122\n" +
 	"\x06result\x18\x02 \x01(\v2\x18.teleport.join.v1.ResultH\x00R\x06result\x12A\n" +
 	"\vexplanation\x18\x03 \x01(\v2\x1d.teleport.join.v1.ExplanationH\x00R\vexplanationB\t\n" +
-	"\apayload\"\xa0\x03\n" +
+	"\apayload\"\xba\x03\n" +
 	"\x04Init\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\tR\atokenId\x12\x16\n" +
@@ -1313,7 +1323,8 @@ const file_teleport_join_v1_join_proto_rawDesc = "" +
 	"\x10software_version\x18\n" +
 	" \x01(\tR\x0fsoftwareVersion\x125\n" +
 	"\acurrent\x18\v \x01(\v2\x1b.teleport.join.v1.HostProofR\acurrent\x12\x17\n" +
-	"\adry_run\x18\f \x01(\bR\x06dryRun\"-\n" +
+	"\adry_run\x18\f \x01(\bR\x06dryRun\x12\x18\n" +
+	"\aprocess\x18\r \x01(\tR\aprocess\"-\n" +
 	"\tHostProof\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xc4\x01\n" +
 	"\bQuestion\x12\x16\n" +

@@ -5454,7 +5454,9 @@ type InstanceStatus struct {
 	Joined           *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=joined,proto3" json:"joined,omitempty"`
 	Renewed          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=renewed,proto3" json:"renewed,omitempty"`
 	// Address that the machine joined from.
-	RemoteAddr    string `protobuf:"bytes,5,opt,name=remote_addr,json=remoteAddr,proto3" json:"remote_addr,omitempty"`
+	RemoteAddr string `protobuf:"bytes,5,opt,name=remote_addr,json=remoteAddr,proto3" json:"remote_addr,omitempty"`
+	// Run of the process that the newest certificate was issued to.
+	Process       string `protobuf:"bytes,6,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5520,6 +5522,13 @@ func (x *InstanceStatus) GetRenewed() *timestamppb.Timestamp {
 func (x *InstanceStatus) GetRemoteAddr() string {
 	if x != nil {
 		return x.RemoteAddr
+	}
+	return ""
+}
+
+func (x *InstanceStatus) GetProcess() string {
+	if x != nil {
+		return x.Process
 	}
 	return ""
 }
@@ -6571,7 +6580,7 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aY\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\xe8\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\x82\x02\n" +
 	"\x0eInstanceStatus\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -6580,7 +6589,8 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x06joined\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06joined\x124\n" +
 	"\arenewed\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\x12\x1f\n" +
 	"\vremote_addr\x18\x05 \x01(\tR\n" +
-	"remoteAddr\"\xc7\x01\n" +
+	"remoteAddr\x12\x18\n" +
+	"\aprocess\x18\x06 \x01(\tR\aprocess\"\xc7\x01\n" +
 	"\vLedgerEntry\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +

@@ -157,7 +157,7 @@ func (v *verification) describe() {
 		Machine: types.JoinMethodBoundKeypair + "/" + v.Token.GetMetadata().GetName(),
 	}
 	if host := v.status.GetBoundHostId(); host != "" {
-		v.claims.Attributes["bound_host_id"] = []string{host}
+		v.claims.Attributes[method.AttributeBoundHost] = []string{host}
 	}
 }
 

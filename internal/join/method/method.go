@@ -113,6 +113,10 @@ type Claims struct {
 	State []byte
 }
 
+// AttributeBoundHost is the attribute by which a method that binds a token to one
+// machine names the host, together with CodeStateForked.
+const AttributeBoundHost = "bound_host_id"
+
 // Proof is something that must not be used twice.
 type Proof struct {
 	// ID makes it unique among all proofs of the method.
