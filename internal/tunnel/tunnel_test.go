@@ -440,10 +440,13 @@ func TestAdmit(t *testing.T) {
 	kept, cut := p.dial(t, staysID), p.dial(t, goesID)
 
 	p.Recheck(t.Context())
-	if p.Count() != 2 {
-		t.Errorf("Count() = %d after a check without a removal, want 2", p.Count())
+	if p.Count() != 2 || p.Refused() != 0 {
+		t.Errorf("Count() = %d, Refused() = %d after a check without a removal, want 2 and 0", p.Count(), p.Refused())
 	}
 	remove(goesID, true)
+	if p.Refused() != 1 {
+		t.Errorf("Refused() = %d after a removal, want 1", p.Refused())
+	}
 	p.Recheck(t.Context())
 	a.wait(t, false)
 	_, _ = io.ReadAll(cut) // returns: what went through the tunnel ended with it
