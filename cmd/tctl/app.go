@@ -50,7 +50,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.identity, "identity", "i", "", "identity file; needs --auth-server [$TELEPORT_IDENTITY_FILE]")
 	f.BoolVarP(&a.debug, "debug", "d", false, "write what is done to standard error")
 	screen.Group(root, newTokens(a), newNodes(a), newUsers(a), newCreate(a), newGet(a), newEdit(a), newRm(a),
-		newListKinds(a), newLock(a), newAlerts(a), newStatus(a), newAuth(a), newAudit(a), newAccess(a), newVersion(a))
+		newListKinds(a), newLock(a), newAlerts(a), newStatus(a), newAuth(a), newAudit(a), newAccess(a), newBoundKeypair(a), newVersion(a))
 	help := root.RunE
 	showVersion := root.Flags().Bool("version", false, "show the version of tctl")
 	root.RunE = func(cmd *cobra.Command, args []string) error {
