@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,20 +93,30 @@ func (p *Proxy) Login(ctx context.Context, req LoginRequest) (*Credentials, erro
 	return p.accept(req, resp.GetCertificates())
 }
 
-// pinned refuses a cluster whose host CA has none of the pins that were given.
-func (p *Proxy) pinned(c *Credentials) error {
-	if len(p.cfg.Pins) == 0 {
-		return nil
+// vouched refuses authorities that the cluster's Auth Service did not send: the answer
+// came through the Proxy, which could add one. A host authority that the user knows,
+// by a pin that was given or else from an earlier login, must have signed the list.
+// Where none is known the Proxy's certificate vouches for everything.
+func (p *Proxy) vouched(c *Credentials, certs *loginv1.UserCertificates) error {
+	pins := p.cfg.Pins
+	if len(pins) == 0 && !p.cfg.Insecure {
+		pins = p.cfg.Known
 	}
-	for _, have := range c.Trust.Pins() {
-		for _, want := range p.cfg.Pins {
-			if strings.EqualFold(have, want) {
-				return nil
-			}
-		}
+	known := len(pins) == 0 || slices.ContainsFunc(c.Trust.Pins(), func(pin string) bool { return slices.Contains(pins, pin) })
+	switch {
+	case !known && len(p.cfg.Pins) > 0:
+		return fault.Unauthenticated("the cluster behind %s has none of the CA pins that were given: the link is for another cluster, "+
+			"or somebody is in between", p.addr)
+	case !known:
+		return fault.Unauthenticated("the cluster behind %s is not the one of your earlier login: if it was replaced, or its host CA was rotated, "+
+			"give --ca-pin with the pin that `tctl status` shows; otherwise somebody is in between", p.addr)
 	}
-	return fault.Unauthenticated("the cluster behind %s has none of the CA pins that were given: the link is for another cluster, "+
-		"or somebody is in between", p.addr)
+	digest := ca.AuthoritiesDigest(certs.GetTls(), certs.GetAuthorities())
+	if err := c.Trust.VerifyPinned(pins, digest, certs.GetAuthoritiesSignatures()); err != nil {
+		return fault.Unauthenticated("the certificate authorities in the answer of %s are not signed by the cluster's host CA: "+
+			"something between this machine and the Auth Service changed them, or the Auth Service is older than this tsh", p.addr)
+	}
+	return nil
 }
 
 // Invitation asks whom an invitation is for.
@@ -152,7 +163,7 @@ func (p *Proxy) accept(req LoginRequest, certs *loginv1.UserCertificates) (*Cred
 	if err != nil {
 		return nil, err
 	}
-	if err := p.pinned(c); err != nil {
+	if err := p.vouched(c, certs); err != nil {
 		return nil, err
 	}
 	c.Renew = fmt.Sprintf("tsh login --proxy=%s --user=%s", p.addr, certs.GetUser())

@@ -88,9 +88,14 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	if err != nil {
 		return nil, nil, fmt.Errorf("read own certificate: %w", err)
 	}
+	authorities := s.authorities()
+	signatures, err := s.cfg.Signer().SignAsHostCA(ca.AuthoritiesDigest(tlsDER, authorities))
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign the authorities: %w", err)
+	}
 	certificates := &loginv1.UserCertificates{
 		User: subject.User, ClusterName: s.cfg.Cluster(), Tls: tlsDER, Ssh: sshWire,
-		Authorities: s.authorities(), Expires: timestamppb.New(cert.NotAfter), Roles: names, Logins: logins,
+		Authorities: authorities, AuthoritiesSignatures: signatures, Expires: timestamppb.New(cert.NotAfter), Roles: names, Logins: logins,
 	}
 	fields := map[string]any{
 		"cert_type": "user", "user": subject.User, "roles": names, "logins": logins, "ssh": len(sshWire) > 0,

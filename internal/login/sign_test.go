@@ -11,6 +11,7 @@ import (
 	loginv1 "teleport/api/login/v1"
 	userv1 "teleport/api/user/v1"
 	"teleport/internal/audit"
+	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/rpc"
@@ -90,6 +91,14 @@ func TestSignUser(t *testing.T) {
 		id := e.tlsIdentity(t, resp.GetCertificates().GetTls())
 		if id.User.Name != "bot" || !cmp.Equal(id.User.Logins, []string{"deploy"}) || len(resp.GetCertificates().GetSsh()) == 0 {
 			t.Errorf("%s got %+v", name, id.User)
+		}
+		// The authorities come signed, for this certificate.
+		certs := resp.GetCertificates()
+		trust, err := ca.NewTrust(certs.GetAuthorities())
+		must(t, err)
+		digest := ca.AuthoritiesDigest(certs.GetTls(), certs.GetAuthorities())
+		if err := trust.VerifyPinned(trust.Pins()[:1], digest, certs.GetAuthoritiesSignatures()); err != nil {
+			t.Errorf("%s got authorities whose signature is not good: %v", name, err)
 		}
 		if n := e.count(t, audit.CertCreate, "issued_to", name); n != 1 {
 			t.Errorf("%d events about certificates for %s, want 1", n, name)

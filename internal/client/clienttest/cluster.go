@@ -170,7 +170,14 @@ func (c *Cluster) Certificates(public *loginv1.PublicKeys, user string, ttl time
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return &loginv1.UserCertificates{User: user, ClusterName: Name, Tls: tlsDER, Ssh: sshWire, Authorities: c.Trust.Authorities()}
+	authorities := c.Trust.Authorities()
+	signatures, err := c.Signer.SignAsHostCA(ca.AuthoritiesDigest(tlsDER, authorities))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &loginv1.UserCertificates{
+		User: user, ClusterName: Name, Tls: tlsDER, Ssh: sshWire, Authorities: authorities, AuthoritiesSignatures: signatures,
+	}
 }
 
 // Credentials makes those of a user, of one key.

@@ -35,7 +35,9 @@ type Login struct {
 	Invite string
 	// TTLs are those that were asked for.
 	TTLs []time.Duration
-	c    *Cluster
+	// Tamper, if set, changes what is answered, as a Proxy could.
+	Tamper func(*loginv1.UserCertificates)
+	c      *Cluster
 }
 
 func (l *Login) certificates(keys *loginv1.PublicKeys, ttl time.Duration) *loginv1.UserCertificates {
@@ -43,7 +45,11 @@ func (l *Login) certificates(keys *loginv1.PublicKeys, ttl time.Duration) *login
 	if ttl == 0 {
 		ttl = 12 * time.Hour
 	}
-	return l.c.Certificates(keys, l.User, ttl, l.Logins...)
+	certificates := l.c.Certificates(keys, l.User, ttl, l.Logins...)
+	if l.Tamper != nil {
+		l.Tamper(certificates)
+	}
+	return certificates
 }
 
 // Login checks password and code.
