@@ -83,7 +83,9 @@ var emits = map[types.SystemRole][]audit.Kind{
 	types.RoleNode: {
 		audit.SessionStart, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData, audit.SessionRejected,
 		audit.AuthAttemptFailure, audit.Subsystem, audit.SubsystemFailure, audit.Exec, audit.ExecFailure,
-		audit.SCPDownload, audit.SCPUpload, audit.ClientDisconnect,
+		audit.SCPDownload, audit.SCPUpload, audit.SCPDenied,
+		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,
+		audit.X11Forward, audit.X11ForwardFailure, audit.ClientDisconnect,
 	},
 	types.RoleProxy: {audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect},
 }
