@@ -95,6 +95,7 @@ func systemdUnit(o unitOptions) (string, error) {
 		"Type=simple",
 		"EnvironmentFile=-" + o.envFile,
 		"ExecStart=" + o.teleportPath + " start --config=" + config.DefaultPath + " --pid-file=" + o.pidFile,
+		"ExecReload=/bin/kill -HUP $MAINPID",
 		"Restart=on-failure",
 		"RestartSec=5",
 		"RestartPreventExitStatus=2 3",
