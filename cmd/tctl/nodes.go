@@ -37,8 +37,8 @@ func newNodesAdd(a *app) *cobra.Command {
 }
 
 type nodesLsOptions struct {
-	labels, format string
-	verbose        bool
+	labels, query, search, format string
+	verbose                       bool
 }
 
 func newNodesLs(a *app) *cobra.Command {
@@ -54,16 +54,18 @@ func newNodesLs(a *app) *cobra.Command {
 	}
 	screen.FormatFlag(cmd, &o.format, screen.Text, screen.JSON, screen.YAML)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show ids in full")
+	cmd.Flags().StringVar(&o.query, "query", "", `only the servers that this is true of, e.g. 'labels["env"] == "prod"'`)
+	cmd.Flags().StringVar(&o.search, "search", "", "only the servers whose name, id or labels contain all of these words")
 	return cmd
 }
 
 func runNodesLs(ctx context.Context, a *app, o nodesLsOptions) error {
-	labels, err := types.ParseLabels(o.labels)
+	choice, err := client.NewChoice(types.KindNode, o.labels, o.query, o.search)
 	if err != nil {
 		return err
 	}
 	return a.with(ctx, func(conn grpc.ClientConnInterface) error {
-		nodes, err := client.Servers(ctx, conn, types.KindNode, labels)
+		nodes, err := choice.Servers(ctx, conn)
 		if err != nil {
 			return err
 		}

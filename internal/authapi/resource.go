@@ -66,6 +66,9 @@ func (s *ResourceServer) ListResources(ctx context.Context, req *resourcev1.List
 		return nil, fault.Invalid("page_size %d: use 1 to 1000, or 0 for the default", req.GetPageSize())
 	}
 	see, err := s.visible(ctx, info.Name, types.VerbList)
+	if err == nil && req.GetUsable() {
+		see, err = s.usable(ctx, info.Name, see)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +124,22 @@ func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(t
 	return func(r types.Resource) bool {
 		server, ok := r.(*typesv1.Server)
 		return ok && (checker.Sees(types.ServerLabels(server)).Allowed || checker.VerbOn(kind, verb, r).Allowed)
+	}, nil
+}
+
+// usable narrows what the caller sees to the nodes that its roles let it connect to.
+func (s *ResourceServer) usable(ctx context.Context, kind string, see func(types.Resource) bool) (func(types.Resource) bool, error) {
+	if kind != types.KindNode {
+		return nil, fault.Unsupported("usable: only for %s, not for %s", types.KindNode, kind)
+	}
+	subject, err := s.cfg.Authorizer.Subject(ctx, rpc.CallerFrom(ctx))
+	if err != nil {
+		return nil, err
+	}
+	checker := access.NewChecker(subject)
+	return func(r types.Resource) bool {
+		server, ok := r.(*typesv1.Server)
+		return ok && see(r) && checker.Sees(types.ServerLabels(server)).Allowed
 	}, nil
 }
 

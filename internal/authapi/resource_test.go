@@ -127,32 +127,37 @@ func TestListNodesShowsWhatOneSees(t *testing.T) {
 	}}
 	e.put(dev, newNode("n1", map[string]string{"env": "dev"}), newNode("n2", map[string]string{"env": "prod"}), newNode("n3", map[string]string{"env": "dev"}))
 	tests := []struct {
-		role string
-		want []string
+		role   string
+		want   []string
+		usable []string
 	}{
-		{"dev", []string{"n1", "n3"}},
-		{"editor", []string{"n1", "n2", "n3"}},
-		{"auditor", []string{"n1", "n2", "n3"}},
-		{"access", []string{"n1", "n2", "n3"}},
-		{"long-gone", nil},
+		{"dev", []string{"n1", "n3"}, []string{"n1", "n3"}},
+		{"editor", []string{"n1", "n2", "n3"}, nil},
+		{"auditor", []string{"n1", "n2", "n3"}, nil},
+		{"access", []string{"n1", "n2", "n3"}, []string{"n1", "n2", "n3"}},
+		{"long-gone", nil, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.role, func(t *testing.T) {
 			client := resourcev1.NewResourceServiceClient(e.dial(e.user("u", tt.role)))
-			var got []string
-			req := &resourcev1.ListResourcesRequest{Kind: "node", PageSize: 2}
-			for {
-				resp, err := client.ListResources(t.Context(), req)
-				check(t, err)
-				for _, a := range resp.GetResources() {
-					got = append(got, unpacked(t, a).GetMetadata().GetName())
-				}
-				if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
-					break
+			list := func(usable bool) (got []string) {
+				req := &resourcev1.ListResourcesRequest{Kind: "node", PageSize: 2, Usable: usable}
+				for {
+					resp, err := client.ListResources(t.Context(), req)
+					check(t, err)
+					for _, a := range resp.GetResources() {
+						got = append(got, unpacked(t, a).GetMetadata().GetName())
+					}
+					if req.PageToken = resp.GetNextPageToken(); req.PageToken == "" {
+						return got
+					}
 				}
 			}
-			if !slices.Equal(got, tt.want) {
+			if got := list(false); !slices.Equal(got, tt.want) {
 				t.Errorf("nodes = %v, want %v", got, tt.want)
+			}
+			if got := list(true); !slices.Equal(got, tt.usable) {
+				t.Errorf("usable nodes = %v, want %v", got, tt.usable)
 			}
 			_, err := client.GetResource(t.Context(), &resourcev1.GetResourceRequest{Kind: "node", Name: "n2"})
 			if seen := slices.Contains(tt.want, "n2"); seen != (err == nil) || !seen && !errors.Is(err, fault.ErrNotFound) {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"google.golang.org/grpc"
 
 	resourcev1 "teleport/api/resource/v1"
 	typesv1 "teleport/api/types/v1"
+	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/types"
 )
@@ -22,13 +24,17 @@ const (
 
 // List returns all resources of a kind that the caller may see.
 func List(ctx context.Context, conn grpc.ClientConnInterface, kind string) ([]types.Resource, error) {
+	return list(ctx, conn, &resourcev1.ListResourcesRequest{Kind: kind})
+}
+
+func list(ctx context.Context, conn grpc.ClientConnInterface, req *resourcev1.ListResourcesRequest) ([]types.Resource, error) {
 	api := resourcev1.NewResourceServiceClient(conn)
 	var out []types.Resource
-	token := ""
+	req.PageSize = pageSize
 	for range maxPages {
-		resp, err := api.ListResources(ctx, &resourcev1.ListResourcesRequest{Kind: kind, PageSize: pageSize, PageToken: token})
+		resp, err := api.ListResources(ctx, req)
 		if err != nil {
-			return nil, fmt.Errorf("list %s resources: %w", kind, err)
+			return nil, fmt.Errorf("list %s resources: %w", req.GetKind(), err)
 		}
 		for _, a := range resp.GetResources() {
 			r, err := types.FromAny(a)
@@ -37,23 +43,66 @@ func List(ctx context.Context, conn grpc.ClientConnInterface, kind string) ([]ty
 			}
 			out = append(out, r)
 		}
-		if token = resp.GetNextPageToken(); token == "" {
+		if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
 			return out, nil
 		}
 	}
-	return nil, fault.Limit("list %s resources: the cluster sends more than %d pages", kind, maxPages)
+	return nil, fault.Limit("list %s resources: the cluster sends more than %d pages", req.GetKind(), maxPages)
 }
 
-// Servers returns the servers of a kind that have all of the labels, in order of
-// their host names.
-func Servers(ctx context.Context, conn grpc.ClientConnInterface, kind string, labels map[string]string) ([]*typesv1.Server, error) {
-	list, err := List(ctx, conn, kind)
+// Choice says which resources of a kind are wanted: those that meet all of it.
+type Choice struct {
+	kind   string
+	labels map[string]string
+	query  *access.Query
+	search []string
+	// Usable leaves out the servers that the caller may list but not connect to.
+	Usable bool
+}
+
+// NewChoice reads labels (a=b,c=d), a query (see access.Query) and words to search
+// for, as people write them; each may be empty.
+func NewChoice(kind, labels, query, search string) (Choice, error) {
+	c := Choice{kind: kind}
+	var err error
+	if c.labels, err = types.ParseLabels(labels); err != nil {
+		return c, err
+	}
+	if query != "" {
+		if c.query, err = access.ParseQuery(kind, query); err != nil {
+			return c, err
+		}
+	}
+	c.search, err = words(search)
+	return c, err
+}
+
+// words cuts a search at commas and spaces; text in double quotes stays together.
+func words(s string) ([]string, error) {
+	var out []string
+	for i, part := range strings.Split(s, `"`) {
+		if i%2 == 1 {
+			out = append(out, part)
+			continue
+		}
+		out = append(out, strings.FieldsFunc(part, func(r rune) bool { return r == ',' || r == ' ' })...)
+	}
+	if strings.Count(s, `"`)%2 != 0 {
+		return nil, fault.Invalid("search %q: a quotation mark is missing", s)
+	}
+	return out, nil
+}
+
+// Servers returns the servers of a choice in order of their host names.
+func (c Choice) Servers(ctx context.Context, conn grpc.ClientConnInterface) ([]*typesv1.Server, error) {
+	found, err := list(ctx, conn, &resourcev1.ListResourcesRequest{Kind: c.kind, Usable: c.Usable})
 	if err != nil {
 		return nil, err
 	}
 	var out []*typesv1.Server
-	for _, r := range list {
-		if s, ok := r.(*typesv1.Server); ok && hasAll(types.ServerLabels(s), labels) {
+	for _, r := range found {
+		s, ok := r.(*typesv1.Server)
+		if ok && hasAll(types.ServerLabels(s), c.labels) && c.query.Match(s) && access.Search(s, c.search) {
 			out = append(out, s)
 		}
 	}
@@ -62,6 +111,12 @@ func Servers(ctx context.Context, conn grpc.ClientConnInterface, kind string, la
 			cmp.Compare(x.GetMetadata().GetName(), y.GetMetadata().GetName()))
 	})
 	return out, nil
+}
+
+// Servers returns the servers of a kind that have all of the labels, in order of
+// their host names.
+func Servers(ctx context.Context, conn grpc.ClientConnInterface, kind string, labels map[string]string) ([]*typesv1.Server, error) {
+	return Choice{kind: kind, labels: labels}.Servers(ctx, conn)
 }
 
 func hasAll(have, want map[string]string) bool {

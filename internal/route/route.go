@@ -202,6 +202,9 @@ func (r *Router) Dial(ctx context.Context, caller *identity.Identity, target Tar
 	id := node.GetMetadata().GetName()
 	if node.GetSpec().GetUseTunnel() || r.cfg.Tunnels.Connected(id) {
 		conn, err := r.cfg.Tunnels.Dial(ctx, id, types.RoleNode, clientAddr)
+		if errors.Is(err, fault.ErrUnreachable) {
+			err = fault.Unreachable("node %q cannot be reached just now: %w", clip(node.GetSpec().GetHostname()), err)
+		}
 		return conn, node, err
 	}
 	conn, err := r.dialTCP(ctx, id, node.GetSpec().GetAddr(), clientAddr)
