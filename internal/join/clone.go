@@ -53,10 +53,14 @@ func (s *Server) lockHost(ctx context.Context, id, addr, message string, events 
 	lock := types.NewLock(&typesv1.LockTarget{ServerId: id}, message, "join", now, time.Time{})
 	lock.Metadata.Name = "clone-" + id
 	made := audit.New(audit.LockCreate, map[string]any{
-		"success": true, "name": lock.GetMetadata().GetName(), "user": "system", "lock_target": types.LockTargetText(lock.GetSpec().GetTarget()),
+		"success": true, "name": lock.GetMetadata().GetName(), "user": "system", "target": map[string]any{"server_id": id},
 		"message": message, "addr.remote": addr,
 	})
-	err := s.cfg.Store.Tx().Create(lock).Create(types.NewAlert(types.SeverityHigh, message, now, time.Time{})).Emit(append(events, made)...).Commit(ctx)
+	alert := types.NewAlert(types.SeverityHigh, message, now, time.Time{})
+	raised := audit.New(audit.AlertCreate, map[string]any{
+		"success": true, "name": alert.GetMetadata().GetName(), "user": "system", "severity": types.SeverityHigh, "message": message,
+	})
+	err := s.cfg.Store.Tx().Create(lock).Create(alert).Emit(append(events, made, raised)...).Commit(ctx)
 	if errors.Is(err, fault.ErrExists) {
 		return s.cfg.Store.Tx().Emit(events...).Commit(ctx)
 	}

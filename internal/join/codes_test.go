@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"teleport/internal/join"
 )
 
 // Every reason code has its row in the page that people look it up in, and every row
@@ -24,7 +26,8 @@ func TestEveryCodeIsDocumented(t *testing.T) {
 			rows[name[:strings.IndexByte(name, '`')]] = true
 		}
 	}
-	codes := map[string]bool{}
+	// Package access makes this one, for all packages.
+	codes := map[string]bool{join.CodeLocked: true}
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)

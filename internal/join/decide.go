@@ -11,6 +11,7 @@ import (
 	"time"
 
 	typesv1 "teleport/api/types/v1"
+	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/join/method"
@@ -247,27 +248,7 @@ func (s *Server) checkLocks(ctx context.Context, a *attempt, b *before) error {
 
 // locked returns the refusal if a lock targets the host, or the token.
 func (s *Server) locked(ctx context.Context, host, token string) error {
-	locks, err := store.All[*typesv1.Lock](ctx, s.cfg.Store, types.KindLock)
-	if err != nil {
-		return err
-	}
-	for _, l := range locks {
-		t := l.GetSpec().GetTarget()
-		if exp := l.GetSpec().GetExpires(); exp != nil && !exp.AsTime().After(s.cfg.Now()) {
-			continue
-		}
-		if t.GetUser() != "" || t.GetRole() != "" || t.GetLogin() != "" || t.GetMfaDevice() != "" {
-			continue
-		}
-		if (t.GetServerId() == "" || t.GetServerId() == host) && (t.GetJoinToken() == "" || t.GetJoinToken() == token) && (t.GetServerId() != "" || t.GetJoinToken() != "") {
-			what := "join token " + t.GetJoinToken()
-			if t.GetServerId() != "" {
-				what = "host " + t.GetServerId()
-			}
-			return fault.New(fault.ErrDenied, "%s is locked: %s", what, clip(l.GetSpec().GetMessage(), 512)).WithCode(CodeLocked)
-		}
-	}
-	return nil
+	return s.cfg.Store.CheckLocks(ctx, access.Facts{ServerID: host, JoinToken: token})
 }
 
 // proxyHosts returns the host names that users reach Proxies under.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	joinv1 "teleport/api/join/v1"
+	"teleport/internal/access"
 	"teleport/internal/join/token"
 )
 
@@ -52,7 +53,7 @@ const (
 	CodeBusy              = "busy"
 	CodeRejoinDenied      = "rejoin_denied"
 	CodeMustAttest        = "must_attest"
-	CodeLocked            = "locked"
+	CodeLocked            = access.CodeLocked
 	CodeNameReserved      = "name_reserved"
 	CodePrincipalDenied   = "principal_denied"
 	CodeIdentityInvalid   = "identity_invalid"
