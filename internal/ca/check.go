@@ -106,8 +106,8 @@ func checkSSH(wire []byte, id *identity.Identity, issuer, key ssh.PublicKey) err
 	if len(cert.CriticalOptions) > 0 {
 		return fault.Invalid("a host certificate has no options")
 	}
-	if time.Duration(cert.ValidBefore-cert.ValidAfter)*time.Second > MaxHostTTL+2*backdate {
-		return fault.Invalid("a host certificate is good for at most %s", MaxHostTTL)
+	if limit := maxSSHHostTTL(id.Host); time.Duration(cert.ValidBefore-cert.ValidAfter)*time.Second > limit+2*backdate {
+		return fault.Invalid("a host certificate is good for at most %s", limit)
 	}
 	for _, n := range cert.ValidPrincipals {
 		if err := checkPrincipal(n, id.Host); err != nil {

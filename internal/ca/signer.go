@@ -22,6 +22,9 @@ type Signer struct {
 	cluster    string
 	now        func() time.Time
 	host, user authority
+	// openssh signs the logins to OpenSSH servers; nil if the cluster has no such
+	// authority.
+	openssh ssh.Signer
 	// hostMore are the other TLS keys of the host authority: those of before or after a
 	// rotation.
 	hostMore []crypto.Signer
@@ -35,8 +38,8 @@ type authority struct {
 }
 
 // NewSigner returns a signer for the cluster of the authorities, which must
-// include host and user with the references of their private keys; others are
-// not used here.
+// include host and user with the references of their private keys; of the others
+// openssh is used if it is there.
 func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() time.Time) (*Signer, error) {
 	if ks == nil || now == nil {
 		return nil, fault.Invalid("signer needs a keystore and a clock")
@@ -54,6 +57,8 @@ func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() ti
 			}
 		case TypeUser:
 			s.user, err = openAuthority(ks, c)
+		case TypeOpenSSH:
+			s.openssh, err = openSSH(ks, c)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("open the %s certificate authority: %w", c.GetSpec().GetType(), err)
@@ -86,22 +91,32 @@ func openAuthority(ks keystore.Keystore, c *typesv1.CertAuthority) (authority, e
 	if !samePublic(cert.PublicKey, tlsKey.Public()) {
 		return authority{}, fault.Invalid("its TLS key is not that of its certificate")
 	}
-	public, err := parseAuthorizedKey(active.GetSsh()[0].GetPublicKey())
+	sshSigner, err := openSSH(ks, c)
+	return authority{cert: cert, tls: tlsKey, ssh: sshSigner}, err
+}
+
+// openSSH loads the first active SSH key of an authority.
+func openSSH(ks keystore.Keystore, c *typesv1.CertAuthority) (ssh.Signer, error) {
+	pairs := c.GetSpec().GetActiveKeys().GetSsh()
+	if len(pairs) == 0 {
+		return nil, fault.Invalid("it has no active keys")
+	}
+	public, err := parseAuthorizedKey(pairs[0].GetPublicKey())
 	if err != nil {
-		return authority{}, err
+		return nil, err
 	}
-	sshKey, err := ks.Signer(active.GetSsh()[0].GetPrivateKey())
+	key, err := ks.Signer(pairs[0].GetPrivateKey())
 	if err != nil {
-		return authority{}, fmt.Errorf("SSH key: %w", err)
+		return nil, fmt.Errorf("SSH key: %w", err)
 	}
-	sshSigner, err := ssh.NewSignerFromSigner(sshKey)
+	signer, err := ssh.NewSignerFromSigner(key)
 	if err != nil {
-		return authority{}, fmt.Errorf("SSH key: %w", err)
+		return nil, fmt.Errorf("SSH key: %w", err)
 	}
-	if !sameSSH(public, sshSigner.PublicKey()) {
-		return authority{}, fault.Invalid("its SSH private key is not that of its public key")
+	if !sameSSH(public, signer.PublicKey()) {
+		return nil, fault.Invalid("its SSH private key is not that of its public key")
 	}
-	return authority{cert: cert, tls: tlsKey, ssh: sshSigner}, nil
+	return signer, nil
 }
 
 // openMore loads the additional trusted TLS keys whose private half is here.
@@ -176,7 +191,9 @@ func (a authority) signTLS(template *x509.Certificate, public crypto.PublicKey) 
 }
 
 // signSSH fills serial and signature of the certificate.
-func (a authority) signSSH(cert *ssh.Certificate) error {
+func (a authority) signSSH(cert *ssh.Certificate) error { return signSSH(a.ssh, cert) }
+
+func signSSH(signer ssh.Signer, cert *ssh.Certificate) error {
 	var b [8]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return fmt.Errorf("make serial number: %w", err)
@@ -184,7 +201,7 @@ func (a authority) signSSH(cert *ssh.Certificate) error {
 	for _, c := range b {
 		cert.Serial = cert.Serial<<8 | uint64(c)
 	}
-	if err := cert.SignCert(rand.Reader, a.ssh); err != nil {
+	if err := cert.SignCert(rand.Reader, signer); err != nil {
 		return fmt.Errorf("sign SSH certificate: %w", err)
 	}
 	return nil
@@ -193,6 +210,9 @@ func (a authority) signSSH(cert *ssh.Certificate) error {
 // ownKey reports whether the public key is one that the signer signs with: an
 // authority is never the holder of a certificate.
 func (s *Signer) ownKey(tlsKey crypto.PublicKey, sshKey ssh.PublicKey) bool {
+	if s.openssh != nil && sshKey != nil && sameSSH(s.openssh.PublicKey(), sshKey) {
+		return true
+	}
 	return slices.ContainsFunc([]authority{s.host, s.user}, func(a authority) bool {
 		return tlsKey != nil && samePublic(a.cert.PublicKey, tlsKey) || sshKey != nil && sameSSH(a.ssh.PublicKey(), sshKey)
 	})

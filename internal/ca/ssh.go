@@ -75,8 +75,16 @@ func (t *Trust) verifySSHUser(key ssh.PublicKey, login string, from net.Addr, no
 }
 
 // VerifySSHHost returns whose key it is, if it is a host certificate of the
-// cluster for the name.
+// cluster for the name. Those of OpenSSH servers are not: see VerifyOpenSSH.
 func (t *Trust) VerifySSHHost(key ssh.PublicKey, name string, now time.Time) (*identity.Identity, error) {
+	id, err := t.verifySSHHost(key, name, now)
+	if err == nil && id.Host.OpenSSH {
+		return nil, fault.Unauthenticated("host certificate of %q is that of an OpenSSH server, one of a process of the cluster is needed", id.Host.ID)
+	}
+	return id, err
+}
+
+func (t *Trust) verifySSHHost(key ssh.PublicKey, name string, now time.Time) (*identity.Identity, error) {
 	cert, err := t.host.verifySSH(key, ssh.HostCert, now)
 	if err != nil {
 		return nil, err
@@ -162,16 +170,20 @@ func checkSource(cert *ssh.Certificate, from net.Addr) error {
 // HostKeyCallback returns the check of an SSH client for a host that is called by
 // all of the names and runs the service of the role, whatever address it was
 // dialled at: a certificate of that service, or that of a process that holds the
-// role. Without a name it is nobody's.
+// role. For an OpenSSH server a Proxy answers, with a certificate that says so.
+// Without a name it is nobody's.
 func (t *Trust) HostKeyCallback(role types.SystemRole, names ...string) ssh.HostKeyCallback {
 	return func(_ string, _ net.Addr, key ssh.PublicKey) error {
 		if len(names) == 0 {
 			return fault.Unauthenticated("no host name to hold the host certificate against")
 		}
 		for _, name := range names {
-			id, err := t.VerifySSHHost(key, name, time.Now())
+			id, err := t.verifySSHHost(key, name, time.Now())
 			if err != nil {
 				return err
+			}
+			if id.Host.OpenSSH && id.Host.Proxy == "" {
+				return fault.Unauthenticated("%q is an OpenSSH server of the cluster: connect to it through a Proxy, which lets you in", id.Host.ID)
 			}
 			if !runs(id.Host, role) {
 				return fault.Unauthenticated("host certificate of %q is not for the %s service: this is another service of the cluster", id.Host.ID, role)
@@ -196,7 +208,7 @@ func (t *Trust) AnyHostKeyCallback(role types.SystemRole) ssh.HostKeyCallback {
 // runs reports whether a certificate speaks for the service: a certificate for one
 // service does not speak for the others of its process.
 func runs(h *identity.Host, role types.SystemRole) bool {
-	return h.Serves(role) || h.Service == "" && h.Has(role)
+	return h.Serves(role) || h.OpenSSH && h.Proxy != "" && role == types.RoleNode || h.Service == "" && h.Has(role)
 }
 
 // KnownHosts returns lines for OpenSSH's known_hosts that trust the host authority

@@ -28,6 +28,8 @@ type Trust struct {
 	cluster     string
 	authorities []*typesv1.CertAuthority
 	host, user  anchors
+	// openssh is empty if the cluster has no such authority.
+	openssh anchors
 }
 
 // anchors are the keys of one type of authority.
@@ -53,6 +55,8 @@ func NewTrust(cas []*typesv1.CertAuthority) (*Trust, error) {
 			t.host, err = readAnchors(c)
 		case TypeUser:
 			t.user, err = readAnchors(c)
+		case TypeOpenSSH:
+			t.openssh, err = readAnchors(c)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the %s certificate authority: %w", c.GetSpec().GetType(), err)
@@ -61,8 +65,10 @@ func NewTrust(cas []*typesv1.CertAuthority) (*Trust, error) {
 	if len(t.host.certs) == 0 || len(t.user.certs) == 0 {
 		return nil, fault.Invalid("trust needs the host and the user certificate authority")
 	}
-	if err := disjoint(t.host, t.user); err != nil {
-		return nil, err
+	for _, pair := range [][2]anchors{{t.host, t.user}, {t.host, t.openssh}, {t.user, t.openssh}} {
+		if err := disjoint(pair[0], pair[1]); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -95,13 +101,13 @@ func disjoint(a, b anchors) error {
 	for _, x := range a.certs {
 		for _, y := range b.certs {
 			if bytes.Equal(x.RawSubjectPublicKeyInfo, y.RawSubjectPublicKeyInfo) {
-				return fault.Invalid("the host and the user certificate authority have the same TLS key")
+				return fault.Invalid("the %s and the %s certificate authority have the same TLS key", a.typ, b.typ)
 			}
 		}
 	}
 	for _, x := range a.ssh {
 		if b.trustsSSH(x) {
-			return fault.Invalid("the host and the user certificate authority have the same SSH key")
+			return fault.Invalid("the %s and the %s certificate authority have the same SSH key", a.typ, b.typ)
 		}
 	}
 	return nil

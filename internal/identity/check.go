@@ -121,6 +121,22 @@ func (h *Host) check() error {
 	if h.Service != "" && !seen[h.Service] {
 		return fault.Invalid("host %q has no system role %q, so it cannot serve it", h.ID, h.Service)
 	}
+	return h.checkOpenSSH()
+}
+
+// checkOpenSSH holds what marks an OpenSSH server against the rest.
+func (h *Host) checkOpenSSH() error {
+	if h.Proxy != "" {
+		if err := CheckHostID(h.Proxy); err != nil {
+			return fmt.Errorf("proxy of host %q: %w", h.ID, err)
+		}
+	}
+	switch {
+	case !h.OpenSSH && h.Proxy != "":
+		return fault.Invalid("host %q is no OpenSSH server, so no Proxy answers for it", h.ID)
+	case h.OpenSSH && (len(h.Roles) != 1 || h.Roles[0] != types.RoleNode || h.Service != "" || h.Generation != 0):
+		return fault.Invalid("OpenSSH server %q must have the role %s and nothing else", h.ID, types.RoleNode)
+	}
 	return nil
 }
 

@@ -38,6 +38,8 @@ type hostPayload struct {
 	Roles      []types.SystemRole `json:"roles"`
 	Service    types.SystemRole   `json:"service,omitempty"`
 	Generation uint64             `json:"generation,omitempty"`
+	OpenSSH    bool               `json:"openssh,omitempty"`
+	Proxy      string             `json:"proxy,omitempty"`
 }
 
 func (id *Identity) payload() payload {
@@ -46,7 +48,7 @@ func (id *Identity) payload() payload {
 		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice, SourceIP: u.SourceIP}
 	}
 	if h := id.Host; h != nil {
-		p.Host = &hostPayload{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation}
+		p.Host = &hostPayload{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation, OpenSSH: h.OpenSSH, Proxy: h.Proxy}
 	}
 	return p
 }
@@ -66,7 +68,7 @@ func (p payload) identity() (*Identity, error) {
 }
 
 func (h *hostPayload) host() *Host {
-	return &Host{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation}
+	return &Host{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation, OpenSSH: h.OpenSSH, Proxy: h.Proxy}
 }
 
 // marshal returns the one accepted encoding of v.

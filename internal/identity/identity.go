@@ -53,14 +53,22 @@ type Host struct {
 	Service types.SystemRole
 	// Generation counts the renewals of the process-level certificate.
 	Generation uint64
+	// OpenSSH marks the certificate of a server that runs only OpenSSH, whose key is in
+	// no process of ours: it serves nothing in the cluster and is believed only where
+	// such a server is asked for. With Proxy it is for the key of the Proxy of that id,
+	// which answers users in the server's place; without, for the server's own host key.
+	OpenSSH bool
+	Proxy   string
 }
 
 // Serves reports whether the certificate lets its holder act as the service: a
 // per-service certificate for that role.
-func (h *Host) Serves(r types.SystemRole) bool { return h != nil && h.Service == r }
+func (h *Host) Serves(r types.SystemRole) bool { return h != nil && !h.OpenSSH && h.Service == r }
 
 // Has reports whether the process holds the role.
-func (h *Host) Has(r types.SystemRole) bool { return h != nil && slices.Contains(h.Roles, r) }
+func (h *Host) Has(r types.SystemRole) bool {
+	return h != nil && !h.OpenSSH && slices.Contains(h.Roles, r)
+}
 
 // Name returns the name for logs and audit: user name or host id.
 func (id *Identity) Name() string {

@@ -18,6 +18,9 @@ func (id *Identity) EncodeTLS(t *x509.Certificate) error {
 	if err := id.Check(); err != nil {
 		return err
 	}
+	if id.Host != nil && id.Host.OpenSSH {
+		return errNoTLS(id.Host)
+	}
 	value, err := marshal(id.payload())
 	if err != nil {
 		return err
@@ -56,11 +59,18 @@ func FromTLS(c *x509.Certificate) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	if id.Host != nil && id.Host.OpenSSH {
+		return nil, errNoTLS(id.Host)
+	}
 	if !sameSubject(c.Subject, id.subject()) {
 		return nil, fault.Invalid("the subject of the certificate does not fit its holder %q", id.Name())
 	}
 	id.Issued, id.Expires = c.NotBefore, c.NotAfter
 	return id, nil
+}
+
+func errNoTLS(h *Host) error {
+	return fault.Invalid("OpenSSH server %q has no TLS certificate", h.ID)
 }
 
 // subject returns the distinguished name: for those who look at certificates with
