@@ -129,7 +129,7 @@ func TestSuite(t *testing.T) {
 				w.google.Document = func(doc map[string]any) { doc["issuer"] = "https://accounts.google.com.evil.example.com" }
 			}, Code: method.CodeProofIssuer},
 			{Name: "issuer_without_https", Bend: claims(map[string]any{"iss": "accounts.google.com"}), Code: method.CodeProofIssuer},
-			{Name: "key_of_a_service_account", Bend: forged(func() string { return "service-account-key" }, account), Code: method.CodeProofSignature},
+			{Name: "key_of_a_service_account", Bend: forged(func() string { return "service-account-key" }, account), Code: method.CodeProofIssuer},
 			{Name: "key_of_a_service_account_as_googles", Bend: forged(func() string { return w.google.Key().ID }, issuer), Code: method.CodeProofSignature},
 			{Name: "email_not_verified", Bend: claims(map[string]any{"email_verified": false}), Code: method.CodeProofMachine},
 			{Name: "email_verified_as_text", Bend: claims(map[string]any{"email_verified": "true"}), Code: method.CodeProofMachine},

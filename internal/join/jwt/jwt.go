@@ -66,11 +66,11 @@ func Verify(ctx context.Context, token string, keys Keys, want Expect) (Claims, 
 		return Claims{}, err
 	}
 	found, err := keys.find(ctx, h.kid)
-	if err != nil {
-		return Claims{}, err
+	if err == nil {
+		err = verify(token, h, payload, found)
 	}
-	if err := verify(token, h, payload, found); err != nil {
-		return Claims{}, err
+	if err != nil {
+		return Claims{}, want.foreign(payload, err)
 	}
 	c, err := parseClaims(payload)
 	if err != nil {
@@ -184,6 +184,16 @@ func verify(token string, h header, payload []byte, keys []jwk.Key) error {
 		return fault.New(fault.ErrDenied, "the token is signed with %s, and the issuer's key %.64q is not for that", h.alg, h.kid).WithCode(method.CodeProofSignature)
 	}
 	return fault.New(fault.ErrDenied, "the signature of the token is not by the issuer's key %.64q", h.kid).WithCode(method.CodeProofSignature)
+}
+
+// foreign says whose a token calls itself that is refused for its signature: mostly it
+// is a good one of another issuer. It is a hint for a person, and decides nothing.
+func (e Expect) foreign(payload []byte, refusal error) error {
+	c, err := parseClaims(payload)
+	if err != nil || e.AnyIssuer || c.Issuer == "" || c.Issuer == e.Issuer || fault.Code(refusal) != method.CodeProofSignature {
+		return refusal
+	}
+	return fault.New(fault.ErrDenied, "issuer of the token: expected %q, got %.256q", e.Issuer, c.Issuer).WithCode(method.CodeProofIssuer)
 }
 
 func (e Expect) check(c Claims) error {

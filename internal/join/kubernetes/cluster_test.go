@@ -96,6 +96,11 @@ func (r real) suite(t *testing.T, join *typesv1.KubernetesJoin, disguised string
 	if reviewed {
 		forged = method.CodeCloudRefused
 	}
+	// A token of nobody's names nobody's issuer.
+	disguise := forged
+	if join.GetType() == "oidc" {
+		disguise = method.CodeProofIssuer
+	}
 	show := func(token func(t *testing.T) string) func(*testing.T, *jointest.Setup) {
 		return func(t *testing.T, s *jointest.Setup) { s.Machine.Getenv = mounted(t, token(t)) }
 	}
@@ -130,7 +135,7 @@ func (r real) suite(t *testing.T, join *typesv1.KubernetesJoin, disguised string
 				return r.Token(t, r.pod(t), cluster, 31*time.Minute)
 			}), method.CodeProofLifetime),
 			bad("token of a user", show(func(*testing.T) string { return r.Admin }), method.CodeProofMalformed),
-			bad("user in disguise", show(func(*testing.T) string { return disguised }), forged),
+			bad("user in disguise", show(func(*testing.T) string { return disguised }), disguise),
 			bad("another cluster's keys", show(func(t *testing.T) string {
 				c := claims(r.URL)
 				return sign(t, jose.ES256, other.key, r.kid(t), c)

@@ -33,15 +33,16 @@ func open(path string) (*device, error) {
 	} else {
 		t, err = linuxtpm.Open(path)
 	}
-	what := "is it a TPM 2.0, and not in use by another program?"
+	// What passes by itself is tried again.
+	kind, what := fault.ErrUnreachable, "is it a TPM 2.0, and not in use by another program?"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		what = "this machine has no TPM 2.0, or it is turned off in its firmware, or the setting " + SettingDevice + " is wrong"
+		kind, what = fault.ErrInvalid, "this machine has no TPM 2.0, or it is turned off in its firmware, or the setting " + SettingDevice + " is wrong"
 	case errors.Is(err, fs.ErrPermission):
-		what = "run as root, or in the group tss"
+		kind, what = fault.ErrInvalid, "run as root, or in the group tss"
 	}
 	if err != nil {
-		return nil, fault.New(fault.ErrUnreachable, "the TPM %s cannot be opened (%w): %s", path, err, what).WithCode(method.CodeCredentials)
+		return nil, fault.New(kind, "the TPM %s cannot be opened (%w): %s", path, err, what).WithCode(method.CodeCredentials)
 	}
 	return &device{TPMCloser: t, path: path}, nil
 }
