@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"teleport/internal/client"
 	"teleport/internal/client/screen"
@@ -188,16 +189,32 @@ const readyFD = "TSH_READY_FD"
 
 // isBackground reports whether this tsh was started by -f, and returns how it says that
 // it is connected.
-func isBackground() (ready func(), background bool) {
+func isBackground() (ready func(silent bool), background bool) {
 	if os.Getenv(readyFD) != "3" {
-		return func() {}, false
+		return func(bool) {}, false
 	}
 	_ = os.Unsetenv(readyFD)
 	pipe := os.NewFile(3, "ready")
-	return func() {
+	return func(silent bool) {
+		if silent {
+			dropOutput()
+		}
 		_, _ = pipe.Write([]byte{1})
 		_ = pipe.Close()
 	}, true
+}
+
+// dropOutput makes output and errors go nowhere: whoever reads them would wait for a
+// process in the background for ever.
+func dropOutput() {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = null.Close() }()
+	for _, fd := range []int{1, 2} {
+		_ = unix.Dup3(int(null.Fd()), fd, 0)
+	}
 }
 
 // goBackground starts this tsh again without a terminal and returns when that one is

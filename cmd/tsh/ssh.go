@@ -87,7 +87,7 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 		return err
 	}
 	defer fwd.Close()
-	ready()
+	ready(o.noCommand)
 	code, err := o.work(ctx, a, conn, fwd, display)
 	if err != nil {
 		return err

@@ -22,11 +22,14 @@ func PresetRoles() []*typesv1.Role {
 		}
 	}
 	reads := []string{VerbList, VerbRead}
+	access := preset(PresetAccess, "Access cluster resources", &typesv1.RoleConditions{
+		Logins:     []string{"{{internal.logins}}"},
+		NodeLabels: everyLabel(),
+	})
+	yes := true
+	access.Spec.Options = &typesv1.RoleOptions{ForwardAgent: &yes}
 	return []*typesv1.Role{
-		preset(PresetAccess, "Access cluster resources", &typesv1.RoleConditions{
-			Logins:     []string{"{{internal.logins}}"},
-			NodeLabels: everyLabel(),
-		}),
+		access,
 		preset(PresetEditor, "Edit cluster configuration", &typesv1.RoleConditions{
 			Rules: []*typesv1.Rule{{
 				Resources: []string{

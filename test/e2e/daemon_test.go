@@ -97,7 +97,8 @@ ssh_service:
 	capture(ts, false, []string{"PIN", "stdout", "sha256:[0-9a-f]{64}"})
 }
 
-// spawn NAME PROGRAM ARG... starts a daemon; its output is in $WORK/NAME.log.
+// spawn NAME PROGRAM ARG... starts a daemon, ours or one of the system; its output is
+// in $WORK/NAME.log.
 func spawn(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: spawn NAME PROGRAM ARG...")
@@ -112,7 +113,11 @@ func spawn(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	log, err := os.Create(d.log)
 	ts.Check(err)
-	d.cmd = exec.Command(filepath.Join(binaries, args[1]), args[2:]...)
+	program := filepath.Join(binaries, args[1])
+	if _, err := os.Stat(program); err != nil {
+		program = args[1]
+	}
+	d.cmd = exec.Command(program, args[2:]...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.Dir = ts.Getenv("WORK")
 	d.cmd.Env = environ(ts)
