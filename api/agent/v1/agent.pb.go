@@ -34,6 +34,7 @@ type ControlRequest struct {
 	//	*ControlRequest_Announce
 	//	*ControlRequest_Ping
 	//	*ControlRequest_Acknowledge
+	//	*ControlRequest_Sessions
 	Payload       isControlRequest_Payload `protobuf_oneof:"payload"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -112,6 +113,15 @@ func (x *ControlRequest) GetAcknowledge() *Acknowledge {
 	return nil
 }
 
+func (x *ControlRequest) GetSessions() *Sessions {
+	if x != nil {
+		if x, ok := x.Payload.(*ControlRequest_Sessions); ok {
+			return x.Sessions
+		}
+	}
+	return nil
+}
+
 type isControlRequest_Payload interface {
 	isControlRequest_Payload()
 }
@@ -132,6 +142,10 @@ type ControlRequest_Acknowledge struct {
 	Acknowledge *Acknowledge `protobuf:"bytes,4,opt,name=acknowledge,proto3,oneof"`
 }
 
+type ControlRequest_Sessions struct {
+	Sessions *Sessions `protobuf:"bytes,5,opt,name=sessions,proto3,oneof"`
+}
+
 func (*ControlRequest_Hello) isControlRequest_Payload() {}
 
 func (*ControlRequest_Announce) isControlRequest_Payload() {}
@@ -139,6 +153,8 @@ func (*ControlRequest_Announce) isControlRequest_Payload() {}
 func (*ControlRequest_Ping) isControlRequest_Payload() {}
 
 func (*ControlRequest_Acknowledge) isControlRequest_Payload() {}
+
+func (*ControlRequest_Sessions) isControlRequest_Payload() {}
 
 type ControlResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -325,7 +341,9 @@ type Welcome struct {
 	// True: everything the process holds is to be forgotten, a snapshot follows.
 	Snapshot bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	// Auth takes Acknowledge; one of an older version ends the stream at it.
-	Acknowledge   bool `protobuf:"varint,4,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
+	Acknowledge bool `protobuf:"varint,4,opt,name=acknowledge,proto3" json:"acknowledge,omitempty"`
+	// Auth takes Sessions; one of an older version ends the stream at it.
+	Sessions      bool `protobuf:"varint,5,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -384,6 +402,13 @@ func (x *Welcome) GetSnapshot() bool {
 func (x *Welcome) GetAcknowledge() bool {
 	if x != nil {
 		return x.Acknowledge
+	}
+	return false
+}
+
+func (x *Welcome) GetSessions() bool {
+	if x != nil {
+		return x.Sessions
 	}
 	return false
 }
@@ -490,6 +515,73 @@ func (x *Acknowledge) GetRevision() uint64 {
 	return 0
 }
 
+// Sessions says which sessions of the process others may see or join: what changed
+// since the last one, at most 100 changes and 1000 ids in a message. A process sends
+// no more than one a second.
+type Sessions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Resources of kind session_tracker.
+	Changed []*anypb.Any `protobuf:"bytes,1,rep,name=changed,proto3" json:"changed,omitempty"`
+	// Names of those that ended.
+	Gone []string `protobuf:"bytes,2,rep,name=gone,proto3" json:"gone,omitempty"`
+	// The first on a stream: what Auth had of the process before has ended, unless this
+	// message or one that follows says otherwise.
+	First         bool `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sessions) Reset() {
+	*x = Sessions{}
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sessions) ProtoMessage() {}
+
+func (x *Sessions) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sessions.ProtoReflect.Descriptor instead.
+func (*Sessions) Descriptor() ([]byte, []int) {
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Sessions) GetChanged() []*anypb.Any {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *Sessions) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+func (x *Sessions) GetFirst() bool {
+	if x != nil {
+		return x.First
+	}
+	return false
+}
+
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -499,7 +591,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +603,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[6]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +616,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ping) GetSequence() uint64 {
@@ -545,7 +637,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -557,7 +649,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[7]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -570,7 +662,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Pong) GetSequence() uint64 {
@@ -600,7 +692,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +704,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[8]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +717,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Change) GetRevision() uint64 {
@@ -666,7 +758,7 @@ type Synced struct {
 
 func (x *Synced) Reset() {
 	*x = Synced{}
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +770,7 @@ func (x *Synced) String() string {
 func (*Synced) ProtoMessage() {}
 
 func (x *Synced) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_teleport_agent_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +783,7 @@ func (x *Synced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Synced.ProtoReflect.Descriptor instead.
 func (*Synced) Descriptor() ([]byte, []int) {
-	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_teleport_agent_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Synced) GetRevision() uint64 {
@@ -705,12 +797,13 @@ var File_teleport_agent_v1_agent_proto protoreflect.FileDescriptor
 
 const file_teleport_agent_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x1dteleport/agent/v1/agent.proto\x12\x11teleport.agent.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\x01\n" +
+	"\x1dteleport/agent/v1/agent.proto\x12\x11teleport.agent.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb6\x02\n" +
 	"\x0eControlRequest\x120\n" +
 	"\x05hello\x18\x01 \x01(\v2\x18.teleport.agent.v1.HelloH\x00R\x05hello\x129\n" +
 	"\bannounce\x18\x02 \x01(\v2\x1b.teleport.agent.v1.AnnounceH\x00R\bannounce\x12-\n" +
 	"\x04ping\x18\x03 \x01(\v2\x17.teleport.agent.v1.PingH\x00R\x04ping\x12B\n" +
-	"\vacknowledge\x18\x04 \x01(\v2\x1e.teleport.agent.v1.AcknowledgeH\x00R\vacknowledgeB\t\n" +
+	"\vacknowledge\x18\x04 \x01(\v2\x1e.teleport.agent.v1.AcknowledgeH\x00R\vacknowledge\x129\n" +
+	"\bsessions\x18\x05 \x01(\v2\x1b.teleport.agent.v1.SessionsH\x00R\bsessionsB\t\n" +
 	"\apayload\"\xed\x01\n" +
 	"\x0fControlResponse\x123\n" +
 	"\x06change\x18\x01 \x01(\v2\x19.teleport.agent.v1.ChangeH\x00R\x06change\x123\n" +
@@ -721,17 +814,22 @@ const file_teleport_agent_v1_agent_proto_rawDesc = "" +
 	"\x05Hello\x12)\n" +
 	"\x10software_version\x18\x01 \x01(\tR\x0fsoftwareVersion\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\tR\x05epoch\"\x88\x01\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\"\xa4\x01\n" +
 	"\aWelcome\x12)\n" +
 	"\x10software_version\x18\x01 \x01(\tR\x0fsoftwareVersion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x1a\n" +
 	"\bsnapshot\x18\x03 \x01(\bR\bsnapshot\x12 \n" +
-	"\vacknowledge\x18\x04 \x01(\bR\vacknowledge\"L\n" +
+	"\vacknowledge\x18\x04 \x01(\bR\vacknowledge\x12\x1a\n" +
+	"\bsessions\x18\x05 \x01(\bR\bsessions\"L\n" +
 	"\bAnnounce\x12,\n" +
 	"\x06server\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\x06server\x12\x12\n" +
 	"\x04gone\x18\x02 \x01(\bR\x04gone\")\n" +
 	"\vAcknowledge\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\"\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"d\n" +
+	"\bSessions\x12.\n" +
+	"\achanged\x18\x01 \x03(\v2\x14.google.protobuf.AnyR\achanged\x12\x12\n" +
+	"\x04gone\x18\x02 \x03(\tR\x04gone\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\bR\x05first\"\"\n" +
 	"\x04Ping\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\"Q\n" +
 	"\x04Pong\x12\x1a\n" +
@@ -759,7 +857,7 @@ func file_teleport_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_teleport_agent_v1_agent_proto_rawDescData
 }
 
-var file_teleport_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_teleport_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_teleport_agent_v1_agent_proto_goTypes = []any{
 	(*ControlRequest)(nil),      // 0: teleport.agent.v1.ControlRequest
 	(*ControlResponse)(nil),     // 1: teleport.agent.v1.ControlResponse
@@ -767,32 +865,35 @@ var file_teleport_agent_v1_agent_proto_goTypes = []any{
 	(*Welcome)(nil),             // 3: teleport.agent.v1.Welcome
 	(*Announce)(nil),            // 4: teleport.agent.v1.Announce
 	(*Acknowledge)(nil),         // 5: teleport.agent.v1.Acknowledge
-	(*Ping)(nil),                // 6: teleport.agent.v1.Ping
-	(*Pong)(nil),                // 7: teleport.agent.v1.Pong
-	(*Change)(nil),              // 8: teleport.agent.v1.Change
-	(*Synced)(nil),              // 9: teleport.agent.v1.Synced
-	(*anypb.Any)(nil),           // 10: google.protobuf.Any
-	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
+	(*Sessions)(nil),            // 6: teleport.agent.v1.Sessions
+	(*Ping)(nil),                // 7: teleport.agent.v1.Ping
+	(*Pong)(nil),                // 8: teleport.agent.v1.Pong
+	(*Change)(nil),              // 9: teleport.agent.v1.Change
+	(*Synced)(nil),              // 10: teleport.agent.v1.Synced
+	(*anypb.Any)(nil),           // 11: google.protobuf.Any
+	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
 }
 var file_teleport_agent_v1_agent_proto_depIdxs = []int32{
 	2,  // 0: teleport.agent.v1.ControlRequest.hello:type_name -> teleport.agent.v1.Hello
 	4,  // 1: teleport.agent.v1.ControlRequest.announce:type_name -> teleport.agent.v1.Announce
-	6,  // 2: teleport.agent.v1.ControlRequest.ping:type_name -> teleport.agent.v1.Ping
+	7,  // 2: teleport.agent.v1.ControlRequest.ping:type_name -> teleport.agent.v1.Ping
 	5,  // 3: teleport.agent.v1.ControlRequest.acknowledge:type_name -> teleport.agent.v1.Acknowledge
-	8,  // 4: teleport.agent.v1.ControlResponse.change:type_name -> teleport.agent.v1.Change
-	9,  // 5: teleport.agent.v1.ControlResponse.synced:type_name -> teleport.agent.v1.Synced
-	7,  // 6: teleport.agent.v1.ControlResponse.pong:type_name -> teleport.agent.v1.Pong
-	3,  // 7: teleport.agent.v1.ControlResponse.welcome:type_name -> teleport.agent.v1.Welcome
-	10, // 8: teleport.agent.v1.Announce.server:type_name -> google.protobuf.Any
-	11, // 9: teleport.agent.v1.Pong.next:type_name -> google.protobuf.Duration
-	10, // 10: teleport.agent.v1.Change.resource:type_name -> google.protobuf.Any
-	0,  // 11: teleport.agent.v1.AgentService.Control:input_type -> teleport.agent.v1.ControlRequest
-	1,  // 12: teleport.agent.v1.AgentService.Control:output_type -> teleport.agent.v1.ControlResponse
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 4: teleport.agent.v1.ControlRequest.sessions:type_name -> teleport.agent.v1.Sessions
+	9,  // 5: teleport.agent.v1.ControlResponse.change:type_name -> teleport.agent.v1.Change
+	10, // 6: teleport.agent.v1.ControlResponse.synced:type_name -> teleport.agent.v1.Synced
+	8,  // 7: teleport.agent.v1.ControlResponse.pong:type_name -> teleport.agent.v1.Pong
+	3,  // 8: teleport.agent.v1.ControlResponse.welcome:type_name -> teleport.agent.v1.Welcome
+	11, // 9: teleport.agent.v1.Announce.server:type_name -> google.protobuf.Any
+	11, // 10: teleport.agent.v1.Sessions.changed:type_name -> google.protobuf.Any
+	12, // 11: teleport.agent.v1.Pong.next:type_name -> google.protobuf.Duration
+	11, // 12: teleport.agent.v1.Change.resource:type_name -> google.protobuf.Any
+	0,  // 13: teleport.agent.v1.AgentService.Control:input_type -> teleport.agent.v1.ControlRequest
+	1,  // 14: teleport.agent.v1.AgentService.Control:output_type -> teleport.agent.v1.ControlResponse
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_teleport_agent_v1_agent_proto_init() }
@@ -805,6 +906,7 @@ func file_teleport_agent_v1_agent_proto_init() {
 		(*ControlRequest_Announce)(nil),
 		(*ControlRequest_Ping)(nil),
 		(*ControlRequest_Acknowledge)(nil),
+		(*ControlRequest_Sessions)(nil),
 	}
 	file_teleport_agent_v1_agent_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControlResponse_Change)(nil),
@@ -818,7 +920,7 @@ func file_teleport_agent_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_agent_v1_agent_proto_rawDesc), len(file_teleport_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,9 +29,12 @@ const (
 type DialRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Host name, host id, or either followed by ".<cluster>".
-	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
-	Cluster       string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Host    string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Port    uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// To join a session of somebody else: host is a host id, which the caller need not
+	// be able to see if its roles let it join sessions.
+	Join          bool `protobuf:"varint,4,opt,name=join,proto3" json:"join,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +88,13 @@ func (x *DialRequest) GetCluster() string {
 		return x.Cluster
 	}
 	return ""
+}
+
+func (x *DialRequest) GetJoin() bool {
+	if x != nil {
+		return x.Join
+	}
+	return false
 }
 
 // DialResponse answers it.
@@ -293,11 +303,12 @@ var File_teleport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_teleport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1dteleport/proxy/v1/proxy.proto\x12\x11teleport.proxy.v1\"O\n" +
+	"\x1dteleport/proxy/v1/proxy.proto\x12\x11teleport.proxy.v1\"c\n" +
 	"\vDialRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
-	"\acluster\x18\x03 \x01(\tR\acluster\"y\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
+	"\x04join\x18\x04 \x01(\bR\x04join\"y\n" +
 	"\fDialResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +

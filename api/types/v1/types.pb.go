@@ -1966,6 +1966,295 @@ func (x *LockPending) GetConnected() bool {
 	return false
 }
 
+// SessionTracker is a session that runs now, and that others may see or join. Its name
+// is the id of the session. The node that it runs on keeps it; nobody writes it.
+type SessionTracker struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *SessionTrackerSpec    `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionTracker) Reset() {
+	*x = SessionTracker{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionTracker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionTracker) ProtoMessage() {}
+
+func (x *SessionTracker) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionTracker.ProtoReflect.Descriptor instead.
+func (*SessionTracker) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SessionTracker) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SessionTracker) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *SessionTracker) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SessionTracker) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *SessionTracker) GetSpec() *SessionTrackerSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type SessionTrackerSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ssh".
+	SessionKind string `protobuf:"bytes,1,opt,name=session_kind,json=sessionKind,proto3" json:"session_kind,omitempty"`
+	// "pending" until everybody is there whom the roles of the owner ask for, "running",
+	// or "paused".
+	State    string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Created  *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	Hostname string                 `protobuf:"bytes,4,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	ServerId string                 `protobuf:"bytes,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// Operating-system user.
+	Login string `protobuf:"bytes,6,opt,name=login,proto3" json:"login,omitempty"`
+	// Empty for a shell.
+	Command string `protobuf:"bytes,7,opt,name=command,proto3" json:"command,omitempty"`
+	// Who began the session, and the names of their roles then.
+	Owner      string   `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
+	OwnerRoles []string `protobuf:"bytes,9,rep,name=owner_roles,json=ownerRoles,proto3" json:"owner_roles,omitempty"`
+	// Without the owner.
+	Participants []*SessionParticipant `protobuf:"bytes,10,rep,name=participants,proto3" json:"participants,omitempty"`
+	// What the owner said with tsh ssh --reason and --invite.
+	Reason  string   `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
+	Invited []string `protobuf:"bytes,12,rep,name=invited,proto3" json:"invited,omitempty"`
+	// Who is missing, one line for each role of the owner that asks for somebody.
+	Needs         []string `protobuf:"bytes,13,rep,name=needs,proto3" json:"needs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionTrackerSpec) Reset() {
+	*x = SessionTrackerSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionTrackerSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionTrackerSpec) ProtoMessage() {}
+
+func (x *SessionTrackerSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionTrackerSpec.ProtoReflect.Descriptor instead.
+func (*SessionTrackerSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SessionTrackerSpec) GetSessionKind() string {
+	if x != nil {
+		return x.SessionKind
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *SessionTrackerSpec) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetOwnerRoles() []string {
+	if x != nil {
+		return x.OwnerRoles
+	}
+	return nil
+}
+
+func (x *SessionTrackerSpec) GetParticipants() []*SessionParticipant {
+	if x != nil {
+		return x.Participants
+	}
+	return nil
+}
+
+func (x *SessionTrackerSpec) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SessionTrackerSpec) GetInvited() []string {
+	if x != nil {
+		return x.Invited
+	}
+	return nil
+}
+
+func (x *SessionTrackerSpec) GetNeeds() []string {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+// SessionParticipant is somebody who joined a session.
+type SessionParticipant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// "observer", "peer" or "moderator".
+	Mode          string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	Joined        *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=joined,proto3" json:"joined,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionParticipant) Reset() {
+	*x = SessionParticipant{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionParticipant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionParticipant) ProtoMessage() {}
+
+func (x *SessionParticipant) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionParticipant.ProtoReflect.Descriptor instead.
+func (*SessionParticipant) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SessionParticipant) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SessionParticipant) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *SessionParticipant) GetJoined() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
 // ClusterAlert is a message that administrators see until they acknowledge it.
 type ClusterAlert struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1980,7 +2269,7 @@ type ClusterAlert struct {
 
 func (x *ClusterAlert) Reset() {
 	*x = ClusterAlert{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2281,7 @@ func (x *ClusterAlert) String() string {
 func (*ClusterAlert) ProtoMessage() {}
 
 func (x *ClusterAlert) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[26]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2294,7 @@ func (x *ClusterAlert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAlert.ProtoReflect.Descriptor instead.
 func (*ClusterAlert) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{26}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ClusterAlert) GetKind() string {
@@ -2057,7 +2346,7 @@ type ClusterAlertSpec struct {
 
 func (x *ClusterAlertSpec) Reset() {
 	*x = ClusterAlertSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2358,7 @@ func (x *ClusterAlertSpec) String() string {
 func (*ClusterAlertSpec) ProtoMessage() {}
 
 func (x *ClusterAlertSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[27]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2371,7 @@ func (x *ClusterAlertSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterAlertSpec.ProtoReflect.Descriptor instead.
 func (*ClusterAlertSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{27}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ClusterAlertSpec) GetSeverity() string {
@@ -2124,7 +2413,7 @@ type AlertAcknowledgement struct {
 
 func (x *AlertAcknowledgement) Reset() {
 	*x = AlertAcknowledgement{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2425,7 @@ func (x *AlertAcknowledgement) String() string {
 func (*AlertAcknowledgement) ProtoMessage() {}
 
 func (x *AlertAcknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[28]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2438,7 @@ func (x *AlertAcknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertAcknowledgement.ProtoReflect.Descriptor instead.
 func (*AlertAcknowledgement) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{28}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AlertAcknowledgement) GetUser() string {
@@ -2189,7 +2478,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2490,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[29]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2503,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{29}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Token) GetKind() string {
@@ -2302,7 +2591,7 @@ type TokenSpec struct {
 
 func (x *TokenSpec) Reset() {
 	*x = TokenSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2314,7 +2603,7 @@ func (x *TokenSpec) String() string {
 func (*TokenSpec) ProtoMessage() {}
 
 func (x *TokenSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[30]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2327,7 +2616,7 @@ func (x *TokenSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenSpec.ProtoReflect.Descriptor instead.
 func (*TokenSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{30}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TokenSpec) GetRoles() []string {
@@ -2527,7 +2816,7 @@ type AWSRule struct {
 
 func (x *AWSRule) Reset() {
 	*x = AWSRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2828,7 @@ func (x *AWSRule) String() string {
 func (*AWSRule) ProtoMessage() {}
 
 func (x *AWSRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[31]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2841,7 @@ func (x *AWSRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AWSRule.ProtoReflect.Descriptor instead.
 func (*AWSRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{31}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AWSRule) GetAwsAccount() string {
@@ -2592,7 +2881,7 @@ type AzureJoin struct {
 
 func (x *AzureJoin) Reset() {
 	*x = AzureJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2893,7 @@ func (x *AzureJoin) String() string {
 func (*AzureJoin) ProtoMessage() {}
 
 func (x *AzureJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[32]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2906,7 @@ func (x *AzureJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureJoin.ProtoReflect.Descriptor instead.
 func (*AzureJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{32}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AzureJoin) GetAllow() []*AzureRule {
@@ -2638,7 +2927,7 @@ type AzureRule struct {
 
 func (x *AzureRule) Reset() {
 	*x = AzureRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2939,7 @@ func (x *AzureRule) String() string {
 func (*AzureRule) ProtoMessage() {}
 
 func (x *AzureRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[33]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2952,7 @@ func (x *AzureRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureRule.ProtoReflect.Descriptor instead.
 func (*AzureRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{33}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AzureRule) GetSubscription() string {
@@ -2696,7 +2985,7 @@ type GCPJoin struct {
 
 func (x *GCPJoin) Reset() {
 	*x = GCPJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2997,7 @@ func (x *GCPJoin) String() string {
 func (*GCPJoin) ProtoMessage() {}
 
 func (x *GCPJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[34]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +3010,7 @@ func (x *GCPJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCPJoin.ProtoReflect.Descriptor instead.
 func (*GCPJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{34}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GCPJoin) GetAllow() []*GCPRule {
@@ -2746,7 +3035,7 @@ type GCPRule struct {
 
 func (x *GCPRule) Reset() {
 	*x = GCPRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +3047,7 @@ func (x *GCPRule) String() string {
 func (*GCPRule) ProtoMessage() {}
 
 func (x *GCPRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[35]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +3060,7 @@ func (x *GCPRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCPRule.ProtoReflect.Descriptor instead.
 func (*GCPRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{35}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GCPRule) GetProjectIds() []string {
@@ -2815,7 +3104,7 @@ type KubernetesJoin struct {
 
 func (x *KubernetesJoin) Reset() {
 	*x = KubernetesJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3116,7 @@ func (x *KubernetesJoin) String() string {
 func (*KubernetesJoin) ProtoMessage() {}
 
 func (x *KubernetesJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[36]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3129,7 @@ func (x *KubernetesJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesJoin.ProtoReflect.Descriptor instead.
 func (*KubernetesJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{36}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KubernetesJoin) GetType() string {
@@ -2884,7 +3173,7 @@ type KubernetesRule struct {
 
 func (x *KubernetesRule) Reset() {
 	*x = KubernetesRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3185,7 @@ func (x *KubernetesRule) String() string {
 func (*KubernetesRule) ProtoMessage() {}
 
 func (x *KubernetesRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[37]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3198,7 @@ func (x *KubernetesRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesRule.ProtoReflect.Descriptor instead.
 func (*KubernetesRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{37}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *KubernetesRule) GetServiceAccount() string {
@@ -2942,7 +3231,7 @@ type KubernetesJWKS struct {
 
 func (x *KubernetesJWKS) Reset() {
 	*x = KubernetesJWKS{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3243,7 @@ func (x *KubernetesJWKS) String() string {
 func (*KubernetesJWKS) ProtoMessage() {}
 
 func (x *KubernetesJWKS) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[38]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3256,7 @@ func (x *KubernetesJWKS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesJWKS.ProtoReflect.Descriptor instead.
 func (*KubernetesJWKS) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{38}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *KubernetesJWKS) GetJwks() string {
@@ -2989,7 +3278,7 @@ type KubernetesOIDC struct {
 
 func (x *KubernetesOIDC) Reset() {
 	*x = KubernetesOIDC{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3290,7 @@ func (x *KubernetesOIDC) String() string {
 func (*KubernetesOIDC) ProtoMessage() {}
 
 func (x *KubernetesOIDC) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[39]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3303,7 @@ func (x *KubernetesOIDC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KubernetesOIDC.ProtoReflect.Descriptor instead.
 func (*KubernetesOIDC) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{39}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *KubernetesOIDC) GetIssuer() string {
@@ -3047,7 +3336,7 @@ type OracleJoin struct {
 
 func (x *OracleJoin) Reset() {
 	*x = OracleJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3348,7 @@ func (x *OracleJoin) String() string {
 func (*OracleJoin) ProtoMessage() {}
 
 func (x *OracleJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[40]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3361,7 @@ func (x *OracleJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleJoin.ProtoReflect.Descriptor instead.
 func (*OracleJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{40}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OracleJoin) GetAllow() []*OracleRule {
@@ -3094,7 +3383,7 @@ type OracleRule struct {
 
 func (x *OracleRule) Reset() {
 	*x = OracleRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3395,7 @@ func (x *OracleRule) String() string {
 func (*OracleRule) ProtoMessage() {}
 
 func (x *OracleRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[41]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3408,7 @@ func (x *OracleRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRule.ProtoReflect.Descriptor instead.
 func (*OracleRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{41}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OracleRule) GetTenancy() string {
@@ -3161,7 +3450,7 @@ type TPMJoin struct {
 
 func (x *TPMJoin) Reset() {
 	*x = TPMJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3462,7 @@ func (x *TPMJoin) String() string {
 func (*TPMJoin) ProtoMessage() {}
 
 func (x *TPMJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[42]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3475,7 @@ func (x *TPMJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMJoin.ProtoReflect.Descriptor instead.
 func (*TPMJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{42}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TPMJoin) GetEkcertAllowedCas() []string {
@@ -3216,7 +3505,7 @@ type TPMRule struct {
 
 func (x *TPMRule) Reset() {
 	*x = TPMRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3517,7 @@ func (x *TPMRule) String() string {
 func (*TPMRule) ProtoMessage() {}
 
 func (x *TPMRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[43]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3530,7 @@ func (x *TPMRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TPMRule.ProtoReflect.Descriptor instead.
 func (*TPMRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{43}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TPMRule) GetDescription() string {
@@ -3277,7 +3566,7 @@ type GitHubJoin struct {
 
 func (x *GitHubJoin) Reset() {
 	*x = GitHubJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3578,7 @@ func (x *GitHubJoin) String() string {
 func (*GitHubJoin) ProtoMessage() {}
 
 func (x *GitHubJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[44]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3591,7 @@ func (x *GitHubJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitHubJoin.ProtoReflect.Descriptor instead.
 func (*GitHubJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{44}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GitHubJoin) GetEnterpriseServerHost() string {
@@ -3352,7 +3641,7 @@ type GitHubRule struct {
 
 func (x *GitHubRule) Reset() {
 	*x = GitHubRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3653,7 @@ func (x *GitHubRule) String() string {
 func (*GitHubRule) ProtoMessage() {}
 
 func (x *GitHubRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[45]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3666,7 @@ func (x *GitHubRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitHubRule.ProtoReflect.Descriptor instead.
 func (*GitHubRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{45}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GitHubRule) GetSub() string {
@@ -3462,7 +3751,7 @@ type GitLabJoin struct {
 
 func (x *GitLabJoin) Reset() {
 	*x = GitLabJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3763,7 @@ func (x *GitLabJoin) String() string {
 func (*GitLabJoin) ProtoMessage() {}
 
 func (x *GitLabJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[46]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3776,7 @@ func (x *GitLabJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitLabJoin.ProtoReflect.Descriptor instead.
 func (*GitLabJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{46}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GitLabJoin) GetDomain() string {
@@ -3535,7 +3824,7 @@ type GitLabRule struct {
 
 func (x *GitLabRule) Reset() {
 	*x = GitLabRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +3836,7 @@ func (x *GitLabRule) String() string {
 func (*GitLabRule) ProtoMessage() {}
 
 func (x *GitLabRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[47]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +3849,7 @@ func (x *GitLabRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitLabRule.ProtoReflect.Descriptor instead.
 func (*GitLabRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{47}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GitLabRule) GetSub() string {
@@ -3685,7 +3974,7 @@ type CircleCIJoin struct {
 
 func (x *CircleCIJoin) Reset() {
 	*x = CircleCIJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3697,7 +3986,7 @@ func (x *CircleCIJoin) String() string {
 func (*CircleCIJoin) ProtoMessage() {}
 
 func (x *CircleCIJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[48]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3710,7 +3999,7 @@ func (x *CircleCIJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircleCIJoin.ProtoReflect.Descriptor instead.
 func (*CircleCIJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{48}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CircleCIJoin) GetOrganizationId() string {
@@ -3737,7 +4026,7 @@ type CircleCIRule struct {
 
 func (x *CircleCIRule) Reset() {
 	*x = CircleCIRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3749,7 +4038,7 @@ func (x *CircleCIRule) String() string {
 func (*CircleCIRule) ProtoMessage() {}
 
 func (x *CircleCIRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[49]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3762,7 +4051,7 @@ func (x *CircleCIRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircleCIRule.ProtoReflect.Descriptor instead.
 func (*CircleCIRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{49}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CircleCIRule) GetProjectId() string {
@@ -3790,7 +4079,7 @@ type SpaceliftJoin struct {
 
 func (x *SpaceliftJoin) Reset() {
 	*x = SpaceliftJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3802,7 +4091,7 @@ func (x *SpaceliftJoin) String() string {
 func (*SpaceliftJoin) ProtoMessage() {}
 
 func (x *SpaceliftJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[50]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3815,7 +4104,7 @@ func (x *SpaceliftJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceliftJoin.ProtoReflect.Descriptor instead.
 func (*SpaceliftJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{50}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SpaceliftJoin) GetHostname() string {
@@ -3851,7 +4140,7 @@ type SpaceliftRule struct {
 
 func (x *SpaceliftRule) Reset() {
 	*x = SpaceliftRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +4152,7 @@ func (x *SpaceliftRule) String() string {
 func (*SpaceliftRule) ProtoMessage() {}
 
 func (x *SpaceliftRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[51]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +4165,7 @@ func (x *SpaceliftRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpaceliftRule.ProtoReflect.Descriptor instead.
 func (*SpaceliftRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{51}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SpaceliftRule) GetSpaceId() string {
@@ -3920,7 +4209,7 @@ type TerraformCloudJoin struct {
 
 func (x *TerraformCloudJoin) Reset() {
 	*x = TerraformCloudJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4221,7 @@ func (x *TerraformCloudJoin) String() string {
 func (*TerraformCloudJoin) ProtoMessage() {}
 
 func (x *TerraformCloudJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[52]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4234,7 @@ func (x *TerraformCloudJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerraformCloudJoin.ProtoReflect.Descriptor instead.
 func (*TerraformCloudJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{52}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TerraformCloudJoin) GetAudience() string {
@@ -3984,7 +4273,7 @@ type TerraformCloudRule struct {
 
 func (x *TerraformCloudRule) Reset() {
 	*x = TerraformCloudRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4285,7 @@ func (x *TerraformCloudRule) String() string {
 func (*TerraformCloudRule) ProtoMessage() {}
 
 func (x *TerraformCloudRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[53]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4298,7 @@ func (x *TerraformCloudRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerraformCloudRule.ProtoReflect.Descriptor instead.
 func (*TerraformCloudRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{53}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TerraformCloudRule) GetOrganizationId() string {
@@ -4072,7 +4361,7 @@ type BitbucketJoin struct {
 
 func (x *BitbucketJoin) Reset() {
 	*x = BitbucketJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4084,7 +4373,7 @@ func (x *BitbucketJoin) String() string {
 func (*BitbucketJoin) ProtoMessage() {}
 
 func (x *BitbucketJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[54]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4097,7 +4386,7 @@ func (x *BitbucketJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BitbucketJoin.ProtoReflect.Descriptor instead.
 func (*BitbucketJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{54}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *BitbucketJoin) GetAudience() string {
@@ -4133,7 +4422,7 @@ type BitbucketRule struct {
 
 func (x *BitbucketRule) Reset() {
 	*x = BitbucketRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4145,7 +4434,7 @@ func (x *BitbucketRule) String() string {
 func (*BitbucketRule) ProtoMessage() {}
 
 func (x *BitbucketRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[55]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4158,7 +4447,7 @@ func (x *BitbucketRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BitbucketRule.ProtoReflect.Descriptor instead.
 func (*BitbucketRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{55}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *BitbucketRule) GetWorkspaceUuid() string {
@@ -4199,7 +4488,7 @@ type AzureDevopsJoin struct {
 
 func (x *AzureDevopsJoin) Reset() {
 	*x = AzureDevopsJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4211,7 +4500,7 @@ func (x *AzureDevopsJoin) String() string {
 func (*AzureDevopsJoin) ProtoMessage() {}
 
 func (x *AzureDevopsJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[56]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4224,7 +4513,7 @@ func (x *AzureDevopsJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureDevopsJoin.ProtoReflect.Descriptor instead.
 func (*AzureDevopsJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{56}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AzureDevopsJoin) GetOrganizationId() string {
@@ -4257,7 +4546,7 @@ type AzureDevopsRule struct {
 
 func (x *AzureDevopsRule) Reset() {
 	*x = AzureDevopsRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4269,7 +4558,7 @@ func (x *AzureDevopsRule) String() string {
 func (*AzureDevopsRule) ProtoMessage() {}
 
 func (x *AzureDevopsRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[57]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4282,7 +4571,7 @@ func (x *AzureDevopsRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AzureDevopsRule.ProtoReflect.Descriptor instead.
 func (*AzureDevopsRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{57}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AzureDevopsRule) GetSub() string {
@@ -4350,7 +4639,7 @@ type Env0Join struct {
 
 func (x *Env0Join) Reset() {
 	*x = Env0Join{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +4651,7 @@ func (x *Env0Join) String() string {
 func (*Env0Join) ProtoMessage() {}
 
 func (x *Env0Join) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[58]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +4664,7 @@ func (x *Env0Join) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Env0Join.ProtoReflect.Descriptor instead.
 func (*Env0Join) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{58}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Env0Join) GetAllow() []*Env0Rule {
@@ -4404,7 +4693,7 @@ type Env0Rule struct {
 
 func (x *Env0Rule) Reset() {
 	*x = Env0Rule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4416,7 +4705,7 @@ func (x *Env0Rule) String() string {
 func (*Env0Rule) ProtoMessage() {}
 
 func (x *Env0Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[59]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4429,7 +4718,7 @@ func (x *Env0Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Env0Rule.ProtoReflect.Descriptor instead.
 func (*Env0Rule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{59}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Env0Rule) GetOrganizationId() string {
@@ -4524,7 +4813,7 @@ type OIDCJoin struct {
 
 func (x *OIDCJoin) Reset() {
 	*x = OIDCJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4825,7 @@ func (x *OIDCJoin) String() string {
 func (*OIDCJoin) ProtoMessage() {}
 
 func (x *OIDCJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[60]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4838,7 @@ func (x *OIDCJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OIDCJoin.ProtoReflect.Descriptor instead.
 func (*OIDCJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{60}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *OIDCJoin) GetIssuer() string {
@@ -4599,7 +4888,7 @@ type OIDCRule struct {
 
 func (x *OIDCRule) Reset() {
 	*x = OIDCRule{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4611,7 +4900,7 @@ func (x *OIDCRule) String() string {
 func (*OIDCRule) ProtoMessage() {}
 
 func (x *OIDCRule) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[61]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4624,7 +4913,7 @@ func (x *OIDCRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OIDCRule.ProtoReflect.Descriptor instead.
 func (*OIDCRule) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{61}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *OIDCRule) GetMustMatchFields() map[string]*Strings {
@@ -4653,7 +4942,7 @@ type BoundKeypairJoin struct {
 
 func (x *BoundKeypairJoin) Reset() {
 	*x = BoundKeypairJoin{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4665,7 +4954,7 @@ func (x *BoundKeypairJoin) String() string {
 func (*BoundKeypairJoin) ProtoMessage() {}
 
 func (x *BoundKeypairJoin) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[62]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4678,7 +4967,7 @@ func (x *BoundKeypairJoin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairJoin.ProtoReflect.Descriptor instead.
 func (*BoundKeypairJoin) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{62}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *BoundKeypairJoin) GetOnboarding() *BoundKeypairOnboarding {
@@ -4715,7 +5004,7 @@ type BoundKeypairOnboarding struct {
 
 func (x *BoundKeypairOnboarding) Reset() {
 	*x = BoundKeypairOnboarding{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4727,7 +5016,7 @@ func (x *BoundKeypairOnboarding) String() string {
 func (*BoundKeypairOnboarding) ProtoMessage() {}
 
 func (x *BoundKeypairOnboarding) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[63]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4740,7 +5029,7 @@ func (x *BoundKeypairOnboarding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairOnboarding.ProtoReflect.Descriptor instead.
 func (*BoundKeypairOnboarding) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{63}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *BoundKeypairOnboarding) GetInitialPublicKey() string {
@@ -4775,7 +5064,7 @@ type BoundKeypairRecovery struct {
 
 func (x *BoundKeypairRecovery) Reset() {
 	*x = BoundKeypairRecovery{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4787,7 +5076,7 @@ func (x *BoundKeypairRecovery) String() string {
 func (*BoundKeypairRecovery) ProtoMessage() {}
 
 func (x *BoundKeypairRecovery) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[64]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4800,7 +5089,7 @@ func (x *BoundKeypairRecovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairRecovery.ProtoReflect.Descriptor instead.
 func (*BoundKeypairRecovery) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{64}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *BoundKeypairRecovery) GetLimit() uint32 {
@@ -4836,7 +5125,7 @@ type TokenStatus struct {
 
 func (x *TokenStatus) Reset() {
 	*x = TokenStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +5137,7 @@ func (x *TokenStatus) String() string {
 func (*TokenStatus) ProtoMessage() {}
 
 func (x *TokenStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[65]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +5150,7 @@ func (x *TokenStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenStatus.ProtoReflect.Descriptor instead.
 func (*TokenStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{65}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *TokenStatus) GetVerifier() []byte {
@@ -4935,7 +5224,7 @@ type BoundKeypairStatus struct {
 
 func (x *BoundKeypairStatus) Reset() {
 	*x = BoundKeypairStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4947,7 +5236,7 @@ func (x *BoundKeypairStatus) String() string {
 func (*BoundKeypairStatus) ProtoMessage() {}
 
 func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[66]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4960,7 +5249,7 @@ func (x *BoundKeypairStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BoundKeypairStatus.ProtoReflect.Descriptor instead.
 func (*BoundKeypairStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{66}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *BoundKeypairStatus) GetRegistrationSecret() string {
@@ -5041,7 +5330,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5053,7 +5342,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[67]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5066,7 +5355,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{67}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Server) GetKind() string {
@@ -5122,7 +5411,7 @@ type ServerSpec struct {
 
 func (x *ServerSpec) Reset() {
 	*x = ServerSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5134,7 +5423,7 @@ func (x *ServerSpec) String() string {
 func (*ServerSpec) ProtoMessage() {}
 
 func (x *ServerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[68]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5147,7 +5436,7 @@ func (x *ServerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerSpec.ProtoReflect.Descriptor instead.
 func (*ServerSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{68}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ServerSpec) GetHostname() string {
@@ -5204,7 +5493,7 @@ type CommandLabel struct {
 
 func (x *CommandLabel) Reset() {
 	*x = CommandLabel{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5216,7 +5505,7 @@ func (x *CommandLabel) String() string {
 func (*CommandLabel) ProtoMessage() {}
 
 func (x *CommandLabel) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[69]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5229,7 +5518,7 @@ func (x *CommandLabel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandLabel.ProtoReflect.Descriptor instead.
 func (*CommandLabel) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{69}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CommandLabel) GetCommand() []string {
@@ -5269,7 +5558,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5281,7 +5570,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[70]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5294,7 +5583,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{70}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Instance) GetKind() string {
@@ -5361,7 +5650,7 @@ type InstanceSpec struct {
 
 func (x *InstanceSpec) Reset() {
 	*x = InstanceSpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5373,7 +5662,7 @@ func (x *InstanceSpec) String() string {
 func (*InstanceSpec) ProtoMessage() {}
 
 func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[71]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5386,7 +5675,7 @@ func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceSpec.ProtoReflect.Descriptor instead.
 func (*InstanceSpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{71}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *InstanceSpec) GetHostname() string {
@@ -5463,7 +5752,7 @@ type InstanceStatus struct {
 
 func (x *InstanceStatus) Reset() {
 	*x = InstanceStatus{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5475,7 +5764,7 @@ func (x *InstanceStatus) String() string {
 func (*InstanceStatus) ProtoMessage() {}
 
 func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[72]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5488,7 +5777,7 @@ func (x *InstanceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStatus.ProtoReflect.Descriptor instead.
 func (*InstanceStatus) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{72}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *InstanceStatus) GetGeneration() uint64 {
@@ -5550,7 +5839,7 @@ type LedgerEntry struct {
 
 func (x *LedgerEntry) Reset() {
 	*x = LedgerEntry{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5562,7 +5851,7 @@ func (x *LedgerEntry) String() string {
 func (*LedgerEntry) ProtoMessage() {}
 
 func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[73]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5575,7 +5864,7 @@ func (x *LedgerEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntry.ProtoReflect.Descriptor instead.
 func (*LedgerEntry) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{73}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *LedgerEntry) GetKind() string {
@@ -5626,7 +5915,7 @@ type LedgerEntrySpec struct {
 
 func (x *LedgerEntrySpec) Reset() {
 	*x = LedgerEntrySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5638,7 +5927,7 @@ func (x *LedgerEntrySpec) String() string {
 func (*LedgerEntrySpec) ProtoMessage() {}
 
 func (x *LedgerEntrySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[74]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5651,7 +5940,7 @@ func (x *LedgerEntrySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LedgerEntrySpec.ProtoReflect.Descriptor instead.
 func (*LedgerEntrySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{74}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *LedgerEntrySpec) GetMethod() string {
@@ -5698,7 +5987,7 @@ type CertAuthority struct {
 
 func (x *CertAuthority) Reset() {
 	*x = CertAuthority{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5710,7 +5999,7 @@ func (x *CertAuthority) String() string {
 func (*CertAuthority) ProtoMessage() {}
 
 func (x *CertAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[75]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5723,7 +6012,7 @@ func (x *CertAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthority.ProtoReflect.Descriptor instead.
 func (*CertAuthority) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{75}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CertAuthority) GetKind() string {
@@ -5774,7 +6063,7 @@ type CertAuthoritySpec struct {
 
 func (x *CertAuthoritySpec) Reset() {
 	*x = CertAuthoritySpec{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5786,7 +6075,7 @@ func (x *CertAuthoritySpec) String() string {
 func (*CertAuthoritySpec) ProtoMessage() {}
 
 func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[76]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5799,7 +6088,7 @@ func (x *CertAuthoritySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthoritySpec.ProtoReflect.Descriptor instead.
 func (*CertAuthoritySpec) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{76}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CertAuthoritySpec) GetType() string {
@@ -5848,7 +6137,7 @@ type CertAuthorityKeys struct {
 
 func (x *CertAuthorityKeys) Reset() {
 	*x = CertAuthorityKeys{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5860,7 +6149,7 @@ func (x *CertAuthorityKeys) String() string {
 func (*CertAuthorityKeys) ProtoMessage() {}
 
 func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[77]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5873,7 +6162,7 @@ func (x *CertAuthorityKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertAuthorityKeys.ProtoReflect.Descriptor instead.
 func (*CertAuthorityKeys) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{77}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CertAuthorityKeys) GetSsh() []*SshKeyPair {
@@ -5909,7 +6198,7 @@ type SshKeyPair struct {
 
 func (x *SshKeyPair) Reset() {
 	*x = SshKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5921,7 +6210,7 @@ func (x *SshKeyPair) String() string {
 func (*SshKeyPair) ProtoMessage() {}
 
 func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[78]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5934,7 +6223,7 @@ func (x *SshKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshKeyPair.ProtoReflect.Descriptor instead.
 func (*SshKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{78}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *SshKeyPair) GetPublicKey() string {
@@ -5962,7 +6251,7 @@ type TlsKeyPair struct {
 
 func (x *TlsKeyPair) Reset() {
 	*x = TlsKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5974,7 +6263,7 @@ func (x *TlsKeyPair) String() string {
 func (*TlsKeyPair) ProtoMessage() {}
 
 func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[79]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5987,7 +6276,7 @@ func (x *TlsKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsKeyPair.ProtoReflect.Descriptor instead.
 func (*TlsKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{79}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TlsKeyPair) GetCert() string {
@@ -6015,7 +6304,7 @@ type JwtKeyPair struct {
 
 func (x *JwtKeyPair) Reset() {
 	*x = JwtKeyPair{}
-	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6027,7 +6316,7 @@ func (x *JwtKeyPair) String() string {
 func (*JwtKeyPair) ProtoMessage() {}
 
 func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
-	mi := &file_teleport_types_v1_types_proto_msgTypes[80]
+	mi := &file_teleport_types_v1_types_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6040,7 +6329,7 @@ func (x *JwtKeyPair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JwtKeyPair.ProtoReflect.Descriptor instead.
 func (*JwtKeyPair) Descriptor() ([]byte, []int) {
-	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{80}
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *JwtKeyPair) GetPublicKey() string {
@@ -6240,7 +6529,33 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\vLockPending\x12\x17\n" +
 	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1c\n" +
-	"\tconnected\x18\x03 \x01(\bR\tconnected\"\xc9\x01\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\"\xcd\x01\n" +
+	"\x0eSessionTracker\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x129\n" +
+	"\x04spec\x18\x05 \x01(\v2%.teleport.types.v1.SessionTrackerSpecR\x04spec\"\xb6\x03\n" +
+	"\x12SessionTrackerSpec\x12!\n" +
+	"\fsession_kind\x18\x01 \x01(\tR\vsessionKind\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x124\n" +
+	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1a\n" +
+	"\bhostname\x18\x04 \x01(\tR\bhostname\x12\x1b\n" +
+	"\tserver_id\x18\x05 \x01(\tR\bserverId\x12\x14\n" +
+	"\x05login\x18\x06 \x01(\tR\x05login\x12\x18\n" +
+	"\acommand\x18\a \x01(\tR\acommand\x12\x14\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\x12\x1f\n" +
+	"\vowner_roles\x18\t \x03(\tR\n" +
+	"ownerRoles\x12I\n" +
+	"\fparticipants\x18\n" +
+	" \x03(\v2%.teleport.types.v1.SessionParticipantR\fparticipants\x12\x16\n" +
+	"\x06reason\x18\v \x01(\tR\x06reason\x12\x18\n" +
+	"\ainvited\x18\f \x03(\tR\ainvited\x12\x14\n" +
+	"\x05needs\x18\r \x03(\tR\x05needs\"p\n" +
+	"\x12SessionParticipant\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x122\n" +
+	"\x06joined\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x06joined\"\xc9\x01\n" +
 	"\fClusterAlert\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
@@ -6649,7 +6964,7 @@ func file_teleport_types_v1_types_proto_rawDescGZIP() []byte {
 	return file_teleport_types_v1_types_proto_rawDescData
 }
 
-var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
 var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*Strings)(nil),                // 0: teleport.types.v1.Strings
 	(*Metadata)(nil),               // 1: teleport.types.v1.Metadata
@@ -6677,91 +6992,94 @@ var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*LockTarget)(nil),             // 23: teleport.types.v1.LockTarget
 	(*LockStatus)(nil),             // 24: teleport.types.v1.LockStatus
 	(*LockPending)(nil),            // 25: teleport.types.v1.LockPending
-	(*ClusterAlert)(nil),           // 26: teleport.types.v1.ClusterAlert
-	(*ClusterAlertSpec)(nil),       // 27: teleport.types.v1.ClusterAlertSpec
-	(*AlertAcknowledgement)(nil),   // 28: teleport.types.v1.AlertAcknowledgement
-	(*Token)(nil),                  // 29: teleport.types.v1.Token
-	(*TokenSpec)(nil),              // 30: teleport.types.v1.TokenSpec
-	(*AWSRule)(nil),                // 31: teleport.types.v1.AWSRule
-	(*AzureJoin)(nil),              // 32: teleport.types.v1.AzureJoin
-	(*AzureRule)(nil),              // 33: teleport.types.v1.AzureRule
-	(*GCPJoin)(nil),                // 34: teleport.types.v1.GCPJoin
-	(*GCPRule)(nil),                // 35: teleport.types.v1.GCPRule
-	(*KubernetesJoin)(nil),         // 36: teleport.types.v1.KubernetesJoin
-	(*KubernetesRule)(nil),         // 37: teleport.types.v1.KubernetesRule
-	(*KubernetesJWKS)(nil),         // 38: teleport.types.v1.KubernetesJWKS
-	(*KubernetesOIDC)(nil),         // 39: teleport.types.v1.KubernetesOIDC
-	(*OracleJoin)(nil),             // 40: teleport.types.v1.OracleJoin
-	(*OracleRule)(nil),             // 41: teleport.types.v1.OracleRule
-	(*TPMJoin)(nil),                // 42: teleport.types.v1.TPMJoin
-	(*TPMRule)(nil),                // 43: teleport.types.v1.TPMRule
-	(*GitHubJoin)(nil),             // 44: teleport.types.v1.GitHubJoin
-	(*GitHubRule)(nil),             // 45: teleport.types.v1.GitHubRule
-	(*GitLabJoin)(nil),             // 46: teleport.types.v1.GitLabJoin
-	(*GitLabRule)(nil),             // 47: teleport.types.v1.GitLabRule
-	(*CircleCIJoin)(nil),           // 48: teleport.types.v1.CircleCIJoin
-	(*CircleCIRule)(nil),           // 49: teleport.types.v1.CircleCIRule
-	(*SpaceliftJoin)(nil),          // 50: teleport.types.v1.SpaceliftJoin
-	(*SpaceliftRule)(nil),          // 51: teleport.types.v1.SpaceliftRule
-	(*TerraformCloudJoin)(nil),     // 52: teleport.types.v1.TerraformCloudJoin
-	(*TerraformCloudRule)(nil),     // 53: teleport.types.v1.TerraformCloudRule
-	(*BitbucketJoin)(nil),          // 54: teleport.types.v1.BitbucketJoin
-	(*BitbucketRule)(nil),          // 55: teleport.types.v1.BitbucketRule
-	(*AzureDevopsJoin)(nil),        // 56: teleport.types.v1.AzureDevopsJoin
-	(*AzureDevopsRule)(nil),        // 57: teleport.types.v1.AzureDevopsRule
-	(*Env0Join)(nil),               // 58: teleport.types.v1.Env0Join
-	(*Env0Rule)(nil),               // 59: teleport.types.v1.Env0Rule
-	(*OIDCJoin)(nil),               // 60: teleport.types.v1.OIDCJoin
-	(*OIDCRule)(nil),               // 61: teleport.types.v1.OIDCRule
-	(*BoundKeypairJoin)(nil),       // 62: teleport.types.v1.BoundKeypairJoin
-	(*BoundKeypairOnboarding)(nil), // 63: teleport.types.v1.BoundKeypairOnboarding
-	(*BoundKeypairRecovery)(nil),   // 64: teleport.types.v1.BoundKeypairRecovery
-	(*TokenStatus)(nil),            // 65: teleport.types.v1.TokenStatus
-	(*BoundKeypairStatus)(nil),     // 66: teleport.types.v1.BoundKeypairStatus
-	(*Server)(nil),                 // 67: teleport.types.v1.Server
-	(*ServerSpec)(nil),             // 68: teleport.types.v1.ServerSpec
-	(*CommandLabel)(nil),           // 69: teleport.types.v1.CommandLabel
-	(*Instance)(nil),               // 70: teleport.types.v1.Instance
-	(*InstanceSpec)(nil),           // 71: teleport.types.v1.InstanceSpec
-	(*InstanceStatus)(nil),         // 72: teleport.types.v1.InstanceStatus
-	(*LedgerEntry)(nil),            // 73: teleport.types.v1.LedgerEntry
-	(*LedgerEntrySpec)(nil),        // 74: teleport.types.v1.LedgerEntrySpec
-	(*CertAuthority)(nil),          // 75: teleport.types.v1.CertAuthority
-	(*CertAuthoritySpec)(nil),      // 76: teleport.types.v1.CertAuthoritySpec
-	(*CertAuthorityKeys)(nil),      // 77: teleport.types.v1.CertAuthorityKeys
-	(*SshKeyPair)(nil),             // 78: teleport.types.v1.SshKeyPair
-	(*TlsKeyPair)(nil),             // 79: teleport.types.v1.TlsKeyPair
-	(*JwtKeyPair)(nil),             // 80: teleport.types.v1.JwtKeyPair
-	nil,                            // 81: teleport.types.v1.Metadata.LabelsEntry
-	nil,                            // 82: teleport.types.v1.UserSpec.TraitsEntry
-	nil,                            // 83: teleport.types.v1.RoleConditions.NodeLabelsEntry
-	nil,                            // 84: teleport.types.v1.TokenSpec.LabelsEntry
-	nil,                            // 85: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	nil,                            // 86: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	nil,                            // 87: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	nil,                            // 88: teleport.types.v1.OIDCRule.GlobFieldsEntry
-	nil,                            // 89: teleport.types.v1.ServerSpec.CmdLabelsEntry
-	nil,                            // 90: teleport.types.v1.InstanceSpec.LabelsEntry
-	nil,                            // 91: teleport.types.v1.InstanceSpec.AttributesEntry
-	(*timestamppb.Timestamp)(nil),  // 92: google.protobuf.Timestamp
+	(*SessionTracker)(nil),         // 26: teleport.types.v1.SessionTracker
+	(*SessionTrackerSpec)(nil),     // 27: teleport.types.v1.SessionTrackerSpec
+	(*SessionParticipant)(nil),     // 28: teleport.types.v1.SessionParticipant
+	(*ClusterAlert)(nil),           // 29: teleport.types.v1.ClusterAlert
+	(*ClusterAlertSpec)(nil),       // 30: teleport.types.v1.ClusterAlertSpec
+	(*AlertAcknowledgement)(nil),   // 31: teleport.types.v1.AlertAcknowledgement
+	(*Token)(nil),                  // 32: teleport.types.v1.Token
+	(*TokenSpec)(nil),              // 33: teleport.types.v1.TokenSpec
+	(*AWSRule)(nil),                // 34: teleport.types.v1.AWSRule
+	(*AzureJoin)(nil),              // 35: teleport.types.v1.AzureJoin
+	(*AzureRule)(nil),              // 36: teleport.types.v1.AzureRule
+	(*GCPJoin)(nil),                // 37: teleport.types.v1.GCPJoin
+	(*GCPRule)(nil),                // 38: teleport.types.v1.GCPRule
+	(*KubernetesJoin)(nil),         // 39: teleport.types.v1.KubernetesJoin
+	(*KubernetesRule)(nil),         // 40: teleport.types.v1.KubernetesRule
+	(*KubernetesJWKS)(nil),         // 41: teleport.types.v1.KubernetesJWKS
+	(*KubernetesOIDC)(nil),         // 42: teleport.types.v1.KubernetesOIDC
+	(*OracleJoin)(nil),             // 43: teleport.types.v1.OracleJoin
+	(*OracleRule)(nil),             // 44: teleport.types.v1.OracleRule
+	(*TPMJoin)(nil),                // 45: teleport.types.v1.TPMJoin
+	(*TPMRule)(nil),                // 46: teleport.types.v1.TPMRule
+	(*GitHubJoin)(nil),             // 47: teleport.types.v1.GitHubJoin
+	(*GitHubRule)(nil),             // 48: teleport.types.v1.GitHubRule
+	(*GitLabJoin)(nil),             // 49: teleport.types.v1.GitLabJoin
+	(*GitLabRule)(nil),             // 50: teleport.types.v1.GitLabRule
+	(*CircleCIJoin)(nil),           // 51: teleport.types.v1.CircleCIJoin
+	(*CircleCIRule)(nil),           // 52: teleport.types.v1.CircleCIRule
+	(*SpaceliftJoin)(nil),          // 53: teleport.types.v1.SpaceliftJoin
+	(*SpaceliftRule)(nil),          // 54: teleport.types.v1.SpaceliftRule
+	(*TerraformCloudJoin)(nil),     // 55: teleport.types.v1.TerraformCloudJoin
+	(*TerraformCloudRule)(nil),     // 56: teleport.types.v1.TerraformCloudRule
+	(*BitbucketJoin)(nil),          // 57: teleport.types.v1.BitbucketJoin
+	(*BitbucketRule)(nil),          // 58: teleport.types.v1.BitbucketRule
+	(*AzureDevopsJoin)(nil),        // 59: teleport.types.v1.AzureDevopsJoin
+	(*AzureDevopsRule)(nil),        // 60: teleport.types.v1.AzureDevopsRule
+	(*Env0Join)(nil),               // 61: teleport.types.v1.Env0Join
+	(*Env0Rule)(nil),               // 62: teleport.types.v1.Env0Rule
+	(*OIDCJoin)(nil),               // 63: teleport.types.v1.OIDCJoin
+	(*OIDCRule)(nil),               // 64: teleport.types.v1.OIDCRule
+	(*BoundKeypairJoin)(nil),       // 65: teleport.types.v1.BoundKeypairJoin
+	(*BoundKeypairOnboarding)(nil), // 66: teleport.types.v1.BoundKeypairOnboarding
+	(*BoundKeypairRecovery)(nil),   // 67: teleport.types.v1.BoundKeypairRecovery
+	(*TokenStatus)(nil),            // 68: teleport.types.v1.TokenStatus
+	(*BoundKeypairStatus)(nil),     // 69: teleport.types.v1.BoundKeypairStatus
+	(*Server)(nil),                 // 70: teleport.types.v1.Server
+	(*ServerSpec)(nil),             // 71: teleport.types.v1.ServerSpec
+	(*CommandLabel)(nil),           // 72: teleport.types.v1.CommandLabel
+	(*Instance)(nil),               // 73: teleport.types.v1.Instance
+	(*InstanceSpec)(nil),           // 74: teleport.types.v1.InstanceSpec
+	(*InstanceStatus)(nil),         // 75: teleport.types.v1.InstanceStatus
+	(*LedgerEntry)(nil),            // 76: teleport.types.v1.LedgerEntry
+	(*LedgerEntrySpec)(nil),        // 77: teleport.types.v1.LedgerEntrySpec
+	(*CertAuthority)(nil),          // 78: teleport.types.v1.CertAuthority
+	(*CertAuthoritySpec)(nil),      // 79: teleport.types.v1.CertAuthoritySpec
+	(*CertAuthorityKeys)(nil),      // 80: teleport.types.v1.CertAuthorityKeys
+	(*SshKeyPair)(nil),             // 81: teleport.types.v1.SshKeyPair
+	(*TlsKeyPair)(nil),             // 82: teleport.types.v1.TlsKeyPair
+	(*JwtKeyPair)(nil),             // 83: teleport.types.v1.JwtKeyPair
+	nil,                            // 84: teleport.types.v1.Metadata.LabelsEntry
+	nil,                            // 85: teleport.types.v1.UserSpec.TraitsEntry
+	nil,                            // 86: teleport.types.v1.RoleConditions.NodeLabelsEntry
+	nil,                            // 87: teleport.types.v1.TokenSpec.LabelsEntry
+	nil,                            // 88: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	nil,                            // 89: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	nil,                            // 90: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	nil,                            // 91: teleport.types.v1.OIDCRule.GlobFieldsEntry
+	nil,                            // 92: teleport.types.v1.ServerSpec.CmdLabelsEntry
+	nil,                            // 93: teleport.types.v1.InstanceSpec.LabelsEntry
+	nil,                            // 94: teleport.types.v1.InstanceSpec.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 95: google.protobuf.Timestamp
 }
 var file_teleport_types_v1_types_proto_depIdxs = []int32{
-	81,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
-	92,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
+	84,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
+	95,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
 	1,   // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
 	3,   // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
 	1,   // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
 	5,   // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
 	6,   // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
-	82,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
-	92,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
+	85,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
+	95,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
 	1,   // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
 	8,   // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
-	92,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
-	92,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
+	95,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
+	95,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
 	1,   // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
 	10,  // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
-	92,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
+	95,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
 	1,   // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
 	12,  // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
 	13,  // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
@@ -6771,7 +7089,7 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	16,  // 22: teleport.types.v1.RoleOptions.cert_extensions:type_name -> teleport.types.v1.CertExtension
 	15,  // 23: teleport.types.v1.SSHPortForwarding.local:type_name -> teleport.types.v1.SSHForwarding
 	15,  // 24: teleport.types.v1.SSHPortForwarding.remote:type_name -> teleport.types.v1.SSHForwarding
-	83,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
+	86,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
 	20,  // 26: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
 	18,  // 27: teleport.types.v1.RoleConditions.require_session_join:type_name -> teleport.types.v1.SessionRequirePolicy
 	19,  // 28: teleport.types.v1.RoleConditions.join_sessions:type_name -> teleport.types.v1.SessionJoinPolicy
@@ -6779,96 +7097,101 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	22,  // 30: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
 	24,  // 31: teleport.types.v1.Lock.status:type_name -> teleport.types.v1.LockStatus
 	23,  // 32: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
-	92,  // 33: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
-	92,  // 34: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
+	95,  // 33: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
+	95,  // 34: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
 	25,  // 35: teleport.types.v1.LockStatus.pending:type_name -> teleport.types.v1.LockPending
-	1,   // 36: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
-	27,  // 37: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
-	92,  // 38: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
-	28,  // 39: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
-	92,  // 40: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
-	1,   // 41: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
-	30,  // 42: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
-	65,  // 43: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
-	84,  // 44: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
-	85,  // 45: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	86,  // 46: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	31,  // 47: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
-	32,  // 48: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
-	34,  // 49: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
-	36,  // 50: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
-	40,  // 51: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
-	42,  // 52: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
-	44,  // 53: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
-	46,  // 54: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
-	48,  // 55: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
-	50,  // 56: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
-	52,  // 57: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
-	54,  // 58: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
-	56,  // 59: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
-	58,  // 60: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
-	60,  // 61: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
-	62,  // 62: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
-	33,  // 63: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
-	35,  // 64: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
-	37,  // 65: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
-	38,  // 66: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
-	39,  // 67: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
-	41,  // 68: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
-	43,  // 69: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
-	45,  // 70: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
-	47,  // 71: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
-	49,  // 72: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
-	51,  // 73: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
-	53,  // 74: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
-	55,  // 75: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
-	57,  // 76: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
-	59,  // 77: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
-	61,  // 78: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
-	87,  // 79: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	88,  // 80: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
-	63,  // 81: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
-	64,  // 82: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
-	92,  // 83: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
-	92,  // 84: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
-	92,  // 85: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
-	66,  // 86: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
-	92,  // 87: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
-	92,  // 88: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
-	1,   // 89: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
-	68,  // 90: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
-	89,  // 91: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
-	1,   // 92: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
-	71,  // 93: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
-	72,  // 94: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
-	90,  // 95: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
-	91,  // 96: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
-	92,  // 97: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
-	92,  // 98: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
-	1,   // 99: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
-	74,  // 100: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
-	92,  // 101: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
-	1,   // 102: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
-	76,  // 103: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
-	77,  // 104: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	77,  // 105: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	92,  // 106: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
-	78,  // 107: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
-	79,  // 108: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
-	80,  // 109: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
-	0,   // 110: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 111: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 112: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 113: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 114: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 115: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	69,  // 116: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
-	0,   // 117: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	1,   // 36: teleport.types.v1.SessionTracker.metadata:type_name -> teleport.types.v1.Metadata
+	27,  // 37: teleport.types.v1.SessionTracker.spec:type_name -> teleport.types.v1.SessionTrackerSpec
+	95,  // 38: teleport.types.v1.SessionTrackerSpec.created:type_name -> google.protobuf.Timestamp
+	28,  // 39: teleport.types.v1.SessionTrackerSpec.participants:type_name -> teleport.types.v1.SessionParticipant
+	95,  // 40: teleport.types.v1.SessionParticipant.joined:type_name -> google.protobuf.Timestamp
+	1,   // 41: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
+	30,  // 42: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
+	95,  // 43: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
+	31,  // 44: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
+	95,  // 45: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
+	1,   // 46: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
+	33,  // 47: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
+	68,  // 48: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
+	87,  // 49: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
+	88,  // 50: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	89,  // 51: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	34,  // 52: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
+	35,  // 53: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
+	37,  // 54: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
+	39,  // 55: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
+	43,  // 56: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
+	45,  // 57: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
+	47,  // 58: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
+	49,  // 59: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
+	51,  // 60: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
+	53,  // 61: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
+	55,  // 62: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
+	57,  // 63: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
+	59,  // 64: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
+	61,  // 65: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
+	63,  // 66: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
+	65,  // 67: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
+	36,  // 68: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
+	38,  // 69: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
+	40,  // 70: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
+	41,  // 71: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
+	42,  // 72: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
+	44,  // 73: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
+	46,  // 74: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
+	48,  // 75: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
+	50,  // 76: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
+	52,  // 77: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
+	54,  // 78: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
+	56,  // 79: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
+	58,  // 80: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
+	60,  // 81: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
+	62,  // 82: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
+	64,  // 83: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
+	90,  // 84: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	91,  // 85: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
+	66,  // 86: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
+	67,  // 87: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
+	95,  // 88: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
+	95,  // 89: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
+	95,  // 90: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
+	69,  // 91: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
+	95,  // 92: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
+	95,  // 93: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
+	1,   // 94: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
+	71,  // 95: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
+	92,  // 96: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
+	1,   // 97: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
+	74,  // 98: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
+	75,  // 99: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
+	93,  // 100: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
+	94,  // 101: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
+	95,  // 102: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
+	95,  // 103: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
+	1,   // 104: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
+	77,  // 105: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
+	95,  // 106: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
+	1,   // 107: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
+	79,  // 108: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
+	80,  // 109: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	80,  // 110: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	95,  // 111: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
+	81,  // 112: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
+	82,  // 113: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
+	83,  // 114: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
+	0,   // 115: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 116: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 117: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 118: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 119: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 120: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	72,  // 121: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	0,   // 122: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
+	123, // [123:123] is the sub-list for method output_type
+	123, // [123:123] is the sub-list for method input_type
+	123, // [123:123] is the sub-list for extension type_name
+	123, // [123:123] is the sub-list for extension extendee
+	0,   // [0:123] is the sub-list for field type_name
 }
 
 func init() { file_teleport_types_v1_types_proto_init() }
@@ -6878,14 +7201,14 @@ func file_teleport_types_v1_types_proto_init() {
 	}
 	file_teleport_types_v1_types_proto_msgTypes[13].OneofWrappers = []any{}
 	file_teleport_types_v1_types_proto_msgTypes[15].OneofWrappers = []any{}
-	file_teleport_types_v1_types_proto_msgTypes[47].OneofWrappers = []any{}
+	file_teleport_types_v1_types_proto_msgTypes[50].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_types_v1_types_proto_rawDesc), len(file_teleport_types_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   92,
+			NumMessages:   95,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
