@@ -62,6 +62,8 @@ var (
 	RoleDelete          = Kind{"role.deleted", "T9001I"}
 	RoleUpdate          = Kind{"role.updated", "T9002I"}
 	NodeDelete          = Kind{"node.delete", "TND00I"}
+	NodeCreate          = Kind{"node.create", "TND01I"}
+	NodeUpdate          = Kind{"node.update", "TND02I"}
 	InstanceDelete      = Kind{"instance.delete", "TIN00I"}
 	LockCreate          = Kind{"lock.created", "TLK00I"}
 	LockDelete          = Kind{"lock.deleted", "TLK01I"}
@@ -78,7 +80,7 @@ func Kinds() []Kind {
 		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, SCPDenied, ClientDisconnect,
 		PortForward, PortForwardFailure, PortForwardStop, X11Forward, X11ForwardFailure, AgentForward, AgentForwardFailure,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
-		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, InstanceDelete, LockCreate, LockDelete,
+		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, NodeCreate, NodeUpdate, InstanceDelete, LockCreate, LockDelete,
 		AlertCreate, AlertUpdate, AlertDelete,
 	}
 }

@@ -83,6 +83,9 @@ func (a *agentStream) settle(ctx context.Context, said *typesv1.Server) (*typesv
 	if !ok {
 		return nil, fault.Invalid("announced a %s: only servers are announced", said.GetKind())
 	}
+	if said.GetSubKind() == types.SubKindOpenSSH {
+		return nil, fault.Invalid("announced a server of sub_kind %s: an agent is none, `teleport join openssh` makes one", types.SubKindOpenSSH)
+	}
 	server.SubKind = said.GetSubKind()
 	server.Metadata.Labels = labels
 	server.Spec = &typesv1.ServerSpec{}

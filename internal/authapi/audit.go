@@ -9,11 +9,13 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
 	"teleport/internal/authz"
 	"teleport/internal/fault"
 	"teleport/internal/rpc"
 	"teleport/internal/store"
+	"teleport/internal/types"
 )
 
 const (
@@ -53,6 +55,9 @@ func (s *AuditServer) EmitEvents(ctx context.Context, req *auditv1.EmitEventsReq
 		if err := authz.MayEmit(caller, e); err != nil {
 			return nil, err
 		}
+		if err := s.mayCarry(ctx, caller, e); err != nil {
+			return nil, err
+		}
 		if err := s.stamp(caller, e); err != nil {
 			return nil, err
 		}
@@ -68,6 +73,26 @@ func (s *AuditServer) EmitEvents(ctx context.Context, req *auditv1.EmitEventsReq
 		}
 	}
 	return &auditv1.EmitEventsResponse{}, nil
+}
+
+// mayCarry refuses sessions that a Proxy says it carried to a node with an agent, which
+// speaks for itself. A node that is gone may have been an OpenSSH server.
+func (s *AuditServer) mayCarry(ctx context.Context, caller rpc.Caller, e *auditv1.Event) error {
+	kind, _ := audit.KindOf(e)
+	server := e.GetFields().GetFields()["server_id"].GetStringValue()
+	if server == "" || server == caller.Host().ID || !authz.Carried(kind) {
+		return nil
+	}
+	node, err := store.Get[*typesv1.Server](ctx, s.cfg.Store, types.KindNode, server)
+	switch {
+	case errors.Is(err, fault.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case node.GetSubKind() != types.SubKindOpenSSH:
+		return fault.Denied("access denied: host %s sent an event about a session with server %s, which records its own", caller.Host().ID, server)
+	}
+	return nil
 }
 
 // stamp completes an event with what Auth knows better than its sender.

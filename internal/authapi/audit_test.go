@@ -18,6 +18,9 @@ func TestEmitEvents(t *testing.T) {
 	node := auditv1.NewAuditServiceClient(e.dial(e.host("h1", types.RoleNode, types.RoleNode)))
 	proxy := auditv1.NewAuditServiceClient(e.dial(e.host("p1", types.RoleProxy, types.RoleProxy)))
 	session := func(fields map[string]any) *auditv1.Event { return audit.New(audit.SessionStart, fields) }
+	stock := newNode("h8", nil)
+	stock.SubKind, stock.Spec.Addr = types.SubKindOpenSSH, "192.0.2.8:22"
+	e.put(newNode("h7", nil), stock)
 	tests := []struct {
 		name   string
 		client auditv1.AuditServiceClient
@@ -28,7 +31,9 @@ func TestEmitEvents(t *testing.T) {
 		{"own_session", node, session(map[string]any{"server_id": "h1"}), nil, ""},
 		{"session_of_another", node, session(map[string]any{"server_id": "h2"}), fault.ErrDenied, "another server"},
 		{"login_from_a_node", node, audit.New(audit.UserLogin, nil), fault.ErrDenied, "may not send"},
-		{"session_from_a_proxy", proxy, session(nil), fault.ErrDenied, "may not send"},
+		{"session_from_a_proxy", proxy, session(nil), fault.ErrDenied, "names no server"},
+		{"session_of_a_node_from_a_proxy", proxy, session(map[string]any{"server_id": "h7", "proxy_id": "p1"}), fault.ErrDenied, "records its own"},
+		{"session_of_an_openssh_server", proxy, session(map[string]any{"server_id": "h8", "proxy_id": "p1"}), nil, ""},
 		{"unknown", node, &auditv1.Event{Event: "made.up", Code: "X"}, fault.ErrInvalid, "made.up"},
 		{"endless_uid", node, &auditv1.Event{Event: "session.start", Code: "T2000I", Uid: string(make([]byte, 65))}, fault.ErrInvalid, "uid"},
 		{"impossible_time", node, &auditv1.Event{Event: "session.start", Code: "T2000I", Time: &timestamppb.Timestamp{Seconds: 1 << 60}}, fault.ErrInvalid, "time"},

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -228,7 +229,8 @@ func TestWritesThatAreRefused(t *testing.T) {
 		{"unknown_role", newUser("eve", "no-such-role"), fault.ErrInvalid, `role "no-such-role" does not exist`},
 		{"expired", expired, fault.ErrInvalid, "has passed"},
 		{"invalid", invalid, fault.ErrInvalid, "max_session_ttl"},
-		{"node", newNode("n", nil), fault.ErrUnsupported, "not written by people"},
+		{"node", newNode(uuid.NewString(), nil), fault.ErrUnsupported, "kept by the agent"},
+		{"node_with_a_name", newNode("n", nil), fault.ErrInvalid, "uuidgen"},
 		{"guessable_token", short, fault.ErrInvalid, "16 to 256 characters"},
 		{"credential", types.New(types.KindCredential, "bob"), fault.ErrInvalid, "unknown kind"},
 	}

@@ -45,6 +45,8 @@ func rulesOf(kind string) (rules, bool) {
 	case types.KindLock:
 		// There is no event of its own for a changed lock.
 		return rules{audit.LockCreate, audit.LockCreate, sameName, completeLock, lockFields}, true
+	case types.KindNode:
+		return rules{audit.NodeCreate, audit.NodeUpdate, nameNode, completeNode, nodeFields}, true
 	case types.KindClusterAlert:
 		return rules{audit.AlertCreate, audit.AlertUpdate, sameName, completeAlert, alertFields}, true
 	}

@@ -11,7 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/types/known/structpb"
 
 	auditv1 "teleport/api/audit/v1"
 	typesv1 "teleport/api/types/v1"
@@ -221,19 +224,43 @@ func MayEmit(caller rpc.Caller, event *auditv1.Event) error {
 	if !ok {
 		return fault.Invalid("unknown audit event %q with code %q: the service may be newer than the Auth Service", event.GetEvent(), event.GetCode())
 	}
+	refused := fault.Denied("access denied: a host with the roles %v may not send %q events", services(host), kind.Type)
 	for _, role := range services(host) {
-		for _, k := range emits[role] {
-			if k != kind {
-				continue
-			}
-			server := event.GetFields().GetFields()["server_id"]
-			if role == types.RoleNode && server != nil && server.GetStringValue() != host.ID {
-				return fault.Denied("access denied: host %s sent an event about another server", host.ID)
-			}
+		if !slices.Contains(emits[role], kind) {
+			continue
+		}
+		err := mayName(role, host, kind, event.GetFields().GetFields())
+		if err == nil {
 			return nil
 		}
+		refused = err
 	}
-	return fault.Denied("access denied: a host with the roles %v may not send %q events", services(host), kind.Type)
+	return refused
+}
+
+// mayName holds an event against the host that sends it. A node speaks of itself. What
+// a Proxy says of a server says who says it, and sessions are always some server's.
+func mayName(role types.SystemRole, host *identity.Host, kind audit.Kind, fields map[string]*structpb.Value) error {
+	server := fields["server_id"]
+	switch {
+	case role == types.RoleNode && server != nil && server.GetStringValue() != host.ID:
+		return fault.Denied("access denied: host %s sent an event about another server", host.ID)
+	case role == types.RoleProxy && server == nil && Carried(kind):
+		return fault.Denied("access denied: Proxy %s sent a %q event that names no server", host.ID, kind.Type)
+	case role == types.RoleProxy && server != nil && fields["proxy_id"].GetStringValue() != host.ID:
+		return fault.Denied("access denied: Proxy %s sent an event about a server without its own id in proxy_id", host.ID)
+	}
+	return nil
+}
+
+// Carried reports whether a Proxy sends events of the kind only about sessions that it
+// carries to OpenSSH servers.
+func Carried(kind audit.Kind) bool {
+	switch kind {
+	case audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect:
+		return false
+	}
+	return slices.Contains(emits[types.RoleProxy], kind)
 }
 
 // MayAnnounce decides whether the caller may announce itself as a server of the

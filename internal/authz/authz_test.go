@@ -15,6 +15,7 @@ import (
 	auditv1 "teleport/api/audit/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
+	opensshv1 "teleport/api/openssh/v1"
 	resourcev1 "teleport/api/resource/v1"
 	statusv1 "teleport/api/status/v1"
 	tokenv1 "teleport/api/token/v1"
@@ -82,6 +83,10 @@ func allowed() map[string]string {
 		loginv1.LoginService_GetInvitation_FullMethodName:        everybody,
 		loginv1.LoginService_RedeemInvitation_FullMethodName:     everybody,
 		loginv1.LoginService_Login_FullMethodName:                everybody,
+		opensshv1.OpenSSHService_EnrollServer_FullMethodName:     "process",
+		opensshv1.OpenSSHService_SignServer_FullMethodName:       "editor local",
+		opensshv1.OpenSSHService_SignProxy_FullMethodName:        "proxy",
+		opensshv1.OpenSSHService_SignLogin_FullMethodName:        "proxy",
 		resourcev1.ResourceService_GetResource_FullMethodName:    people,
 		resourcev1.ResourceService_ListResources_FullMethodName:  people,
 		resourcev1.ResourceService_CreateResource_FullMethodName: people,
@@ -277,6 +282,9 @@ func TestMayEmit(t *testing.T) {
 	on := func(k audit.Kind, server string) *auditv1.Event {
 		return audit.New(k, map[string]any{"server_id": server})
 	}
+	by := func(k audit.Kind, server, proxy string) *auditv1.Event {
+		return audit.New(k, map[string]any{"server_id": server, "proxy_id": proxy})
+	}
 	for _, tt := range []struct {
 		name   string
 		caller rpc.Caller
@@ -290,9 +298,16 @@ func TestMayEmit(t *testing.T) {
 		{"server_is_no_string", host(types.RoleNode, types.RoleNode), audit.New(audit.Exec, map[string]any{"server_id": 1}), fault.ErrDenied},
 		{"node_forges_login", host(types.RoleNode, types.RoleNode), audit.New(audit.UserLogin, nil), fault.ErrDenied},
 		{"node_forges_join", host("", types.RoleNode), audit.New(audit.InstanceJoin, nil), fault.ErrDenied},
-		{"proxy_forges_session", host(types.RoleProxy, types.RoleProxy), on(audit.SessionStart, "h-1"), fault.ErrDenied},
+		{"proxy_hides_behind_a_server", host(types.RoleProxy, types.RoleProxy), on(audit.SessionStart, "h-1"), fault.ErrDenied},
+		{"proxy_names_another_proxy", host(types.RoleProxy, types.RoleProxy), by(audit.SessionStart, "h-9", "h-2"), fault.ErrDenied},
+		{"proxy_session_of_nobody", host(types.RoleProxy, types.RoleProxy), audit.New(audit.SessionStart, map[string]any{"proxy_id": "h-1"}), fault.ErrDenied},
+		{"proxy_carried_session", host(types.RoleProxy, types.RoleProxy), by(audit.SessionStart, "h-9", "h-1"), nil},
+		{"process_of_node_and_proxy", host("", types.RoleNode, types.RoleProxy), by(audit.SessionStart, "h-9", "h-1"), nil},
+		{"node_as_proxy", host("", types.RoleNode), by(audit.SessionStart, "h-9", "h-1"), fault.ErrDenied},
 		{"proxy_certificate_of_a_node", host(types.RoleProxy, types.RoleNode, types.RoleProxy), on(audit.SessionStart, "h-1"), fault.ErrDenied},
-		{"proxy_refusal", host(types.RoleProxy, types.RoleProxy), on(audit.AuthAttemptFailure, "h-9"), nil},
+		{"proxy_forges_login", host(types.RoleProxy, types.RoleProxy), by(audit.UserLogin, "h-9", "h-1"), fault.ErrDenied},
+		{"proxy_refusal", host(types.RoleProxy, types.RoleProxy), by(audit.AuthAttemptFailure, "h-9", "h-1"), nil},
+		{"proxy_refusal_of_nobody", host(types.RoleProxy, types.RoleProxy), on(audit.AuthAttemptFailure, "h-9"), fault.ErrDenied},
 		{"app", host(types.RoleApp, types.RoleApp), on(audit.SessionStart, "h-1"), fault.ErrDenied},
 		{"user", user("editor"), on(audit.SessionStart, "h-1"), fault.ErrDenied},
 		{"local", rpc.Caller{Local: true}, on(audit.SessionStart, "h-1"), fault.ErrDenied},

@@ -5,6 +5,7 @@ import (
 	auditv1 "teleport/api/audit/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
+	opensshv1 "teleport/api/openssh/v1"
 	resourcev1 "teleport/api/resource/v1"
 	statusv1 "teleport/api/status/v1"
 	tokenv1 "teleport/api/token/v1"
@@ -27,6 +28,8 @@ const (
 	hosts
 	// processes have a process-level host certificate.
 	processes
+	// proxies have the certificate of a Proxy Service.
+	proxies
 	// local is the administrator on the Auth Service's own host. It has full rights,
 	// but cannot act as a host: a call that needs one is not open to it.
 	local
@@ -60,6 +63,11 @@ var table = map[string]row{
 	loginv1.LoginService_RedeemInvitation_FullMethodName: {who: anybody},
 	loginv1.LoginService_Login_FullMethodName:            {who: anybody},
 
+	opensshv1.OpenSSHService_EnrollServer_FullMethodName: {who: processes},
+	opensshv1.OpenSSHService_SignServer_FullMethodName:   {who: users | local, kind: types.KindNode, verb: types.VerbUpdate, resource: true},
+	opensshv1.OpenSSHService_SignProxy_FullMethodName:    {who: proxies},
+	opensshv1.OpenSSHService_SignLogin_FullMethodName:    {who: proxies},
+
 	resourcev1.ResourceService_GetResource_FullMethodName:    {who: users | local},
 	resourcev1.ResourceService_ListResources_FullMethodName:  {who: users | local},
 	resourcev1.ResourceService_CreateResource_FullMethodName: {who: users | local},
@@ -87,7 +95,14 @@ var emits = map[types.SystemRole][]audit.Kind{
 		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,
 		audit.X11Forward, audit.X11ForwardFailure, audit.ClientDisconnect,
 	},
-	types.RoleProxy: {audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect},
+	// Sessions with OpenSSH servers are recorded by the Proxy that carries them.
+	types.RoleProxy: {
+		audit.SessionStart, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData,
+		audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect,
+		audit.Subsystem, audit.Exec, audit.ExecFailure, audit.SCPDownload, audit.SCPUpload, audit.SCPDenied,
+		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,
+		audit.X11Forward, audit.X11ForwardFailure,
+	},
 }
 
 // announces names the kind of server resource that a service announces.
@@ -105,12 +120,15 @@ func (r row) admits(c rpc.Caller) error {
 		r.who&local != 0 && c.Local,
 		r.who&users != 0 && c.User() != nil,
 		r.who&(hosts|processes) != 0 && host != nil && host.Service == "",
+		r.who&proxies != 0 && host.Serves(types.RoleProxy),
 		r.who&hosts != 0 && host != nil:
 		return nil
 	case c.Anonymous():
 		return unauthenticated()
 	case r.who&(hosts|processes) != 0 && host == nil:
 		return fault.New(fault.ErrDenied, "access denied: only services of the cluster may make this call").WithCode("access_denied")
+	case r.who&proxies != 0:
+		return fault.New(fault.ErrDenied, "access denied: only Proxies may make this call").WithCode("access_denied")
 	case r.who&processes != 0:
 		return fault.New(fault.ErrDenied, "access denied: use the certificate of the process, not of its service %s", host.Service).WithCode("access_denied")
 	}

@@ -117,7 +117,9 @@ func (r *Router) candidates(names []string) [][]*typesv1.Server {
 	now := r.cfg.Now()
 	gone := func(n *typesv1.Server) bool {
 		e := n.GetMetadata().GetExpires()
-		return e != nil && !e.AsTime().After(now) || r.cfg.Cache.Removed(n.GetMetadata().GetName())
+		// An OpenSSH server need not have joined; what removes the host removes it too.
+		removed := n.GetSubKind() != types.SubKindOpenSSH && r.cfg.Cache.Removed(n.GetMetadata().GetName())
+		return e != nil && !e.AsTime().After(now) || removed
 	}
 	var out [][]*typesv1.Server
 	for _, name := range names {
@@ -197,23 +199,35 @@ func (r *Router) Dial(ctx context.Context, caller *identity.Identity, target Tar
 	if err != nil {
 		return nil, nil, err
 	}
+	conn, err := r.Connect(ctx, node, clientAddr)
+	return conn, node, err
+}
+
+// Connect connects to a node that Find returned: to its SSH Service, or to the sshd of
+// one that runs only OpenSSH. The caller closes the connection.
+func (r *Router) Connect(ctx context.Context, node *typesv1.Server, clientAddr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	id := node.GetMetadata().GetName()
+	if node.GetSubKind() == types.SubKindOpenSSH {
+		return r.dialTCP(ctx, id, node.GetSpec().GetAddr())
+	}
 	if node.GetSpec().GetUseTunnel() || r.cfg.Tunnels.Connected(id) {
 		conn, err := r.cfg.Tunnels.Dial(ctx, id, types.RoleNode, clientAddr)
 		if errors.Is(err, fault.ErrUnreachable) {
 			err = fault.Unreachable("node %q cannot be reached just now: %w", clip(node.GetSpec().GetHostname()), err)
 		}
-		return conn, node, err
+		return conn, err
 	}
-	conn, err := r.dialTCP(ctx, id, node.GetSpec().GetAddr(), clientAddr)
-	return conn, node, err
+	conn, err := r.dialTCP(ctx, id, node.GetSpec().GetAddr())
+	if err != nil {
+		return nil, err
+	}
+	return r.introduce(ctx, conn, node.GetSpec().GetAddr(), clientAddr)
 }
 
-// dialTCP connects to a node that is not behind a tunnel and tells it, signed, who
-// the client is.
-func (r *Router) dialTCP(ctx context.Context, id, addr, clientAddr string) (net.Conn, error) {
+// dialTCP connects to a node that is not behind a tunnel.
+func (r *Router) dialTCP(ctx context.Context, id, addr string) (net.Conn, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return nil, fault.Unreachable("node %s registered the address %q: expected host:port", id, clip(addr))
 	}
@@ -232,6 +246,11 @@ func (r *Router) dialTCP(ctx context.Context, id, addr, clientAddr string) (net.
 	if err := allowed(conn.RemoteAddr().String(), loopback); err != nil {
 		return nil, closeWith(conn, err)
 	}
+	return conn, nil
+}
+
+// introduce tells a node, signed, who the client is.
+func (r *Router) introduce(ctx context.Context, conn net.Conn, addr, clientAddr string) (net.Conn, error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetWriteDeadline(deadline); err != nil {
 		return nil, closeWith(conn, err)

@@ -35,6 +35,35 @@ func serverKind(name, plural string, subKinds ...string) KindInfo {
 	}
 }
 
+// SubKindOpenSSH is the sub_kind of nodes that run only OpenSSH: no agent of ours keeps
+// them, and the Proxy logs users in to them. The others are those of agents.
+const (
+	SubKindOpenSSH  = "openssh"
+	subKindTeleport = "teleport"
+)
+
+// sshNodeKind is the row of nodes. People write those of sub_kind openssh.
+func sshNodeKind() KindInfo {
+	k := serverKind(KindNode, "nodes", subKindTeleport, SubKindOpenSSH)
+	k.Writable = true
+	k.Validate = validate(func(s *typesv1.Server, c *checker) {
+		validateServer(s, c)
+		if s.GetSubKind() != SubKindOpenSSH {
+			return
+		}
+		if s.GetSpec().GetAddr() == "" {
+			c.add("spec.addr", "missing: an OpenSSH server is reached at host:port")
+		}
+		if s.GetSpec().GetUseTunnel() {
+			c.add("spec.use_tunnel", "an OpenSSH server has no tunnel")
+		}
+		if len(s.GetSpec().GetCmdLabels()) > 0 {
+			c.add("spec.cmd_labels", "an OpenSSH server runs no commands for labels: use metadata.labels")
+		}
+	})
+	return k
+}
+
 func serverAliases(kind string) []string {
 	switch kind {
 	case KindNode:

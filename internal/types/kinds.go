@@ -53,7 +53,7 @@ func (k KindInfo) Version() string { return k.versions[len(k.versions)-1] }
 func kindNames() []string {
 	return []string{
 		KindClusterName, KindCertAuthority, KindUser, KindCredential, KindUserToken, KindRole, KindToken,
-		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry, KindLock, KindClusterAlert,
+		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry, KindLock, KindClusterAlert, KindSessionTracker,
 	}
 }
 
@@ -75,7 +75,7 @@ func row(name string) (KindInfo, bool) {
 	case KindToken:
 		return tokenKind(), true
 	case KindNode:
-		return serverKind(KindNode, "nodes", "teleport"), true
+		return sshNodeKind(), true
 	case KindProxy:
 		return serverKind(KindProxy, "proxies"), true
 	case KindAuthServer:
@@ -88,6 +88,8 @@ func row(name string) (KindInfo, bool) {
 		return lockKind(), true
 	case KindClusterAlert:
 		return alertKind(), true
+	case KindSessionTracker:
+		return sessionTrackerKind(), true
 	}
 	return KindInfo{}, false
 }

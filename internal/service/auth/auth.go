@@ -21,6 +21,7 @@ import (
 	auditv1 "teleport/api/audit/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
+	opensshv1 "teleport/api/openssh/v1"
 	resourcev1 "teleport/api/resource/v1"
 	statusv1 "teleport/api/status/v1"
 	tokenv1 "teleport/api/token/v1"
@@ -227,6 +228,10 @@ func (s *Service) makeServer() error {
 	if err != nil {
 		return err
 	}
+	servers, err := authapi.NewOpenSSH(authapi.OpenSSHConfig{Config: api, Signer: s.signer})
+	if err != nil {
+		return err
+	}
 	if s.agents, err = authapi.NewAgent(authapi.AgentConfig{Config: api, SeenGeneration: s.join.SeenGeneration}); err != nil {
 		return err
 	}
@@ -239,6 +244,7 @@ func (s *Service) makeServer() error {
 	statusv1.RegisterStatusServiceServer(r, status)
 	auditv1.RegisterAuditServiceServer(r, events)
 	agentv1.RegisterAgentServiceServer(r, s.agents)
+	opensshv1.RegisterOpenSSHServiceServer(r, servers)
 	joinv1.RegisterJoinServiceServer(r, s.join)
 	loginv1.RegisterLoginServiceServer(r, people)
 	userv1.RegisterUserServiceServer(r, people)

@@ -152,6 +152,10 @@ func (s *Service) sweepInstances(ctx context.Context) error {
 			continue
 		}
 		id := i.GetMetadata().GetName()
+		// An OpenSSH server has nobody who renews its identity.
+		if node, err := store.Get[*typesv1.Server](ctx, s.store, types.KindNode, id); err == nil && node.GetSubKind() == types.SubKindOpenSSH {
+			continue
+		}
 		gone := audit.New(audit.InstanceDelete, map[string]any{
 			"success": true, "name": id, "host_id": id, "node_name": i.GetSpec().GetHostname(),
 			"reason": fmt.Sprintf("not renewed since %s", last.AsTime().UTC().Format(time.RFC3339)),
