@@ -77,6 +77,7 @@ func validateConditions(path string, rc *typesv1.RoleConditions, c *checker) {
 		return checkTemplate(s, ValidLogin)
 	})
 	validateSelector(path+".node_labels", rc.GetNodeLabels(), c)
+	validateJoining(path, rc, c)
 	for i, rule := range rc.GetRules() {
 		at := fmt.Sprintf("%s.rules[%d]", path, i)
 		if len(rule.GetResources()) == 0 {

@@ -36,8 +36,6 @@ func notEnforced(r *typesv1.Role) map[string]bool {
 	for path, rc := range conditionsOf(r) {
 		set[path+".host_groups"] = len(rc.GetHostGroups()) > 0
 		set[path+".host_sudoers"] = len(rc.GetHostSudoers()) > 0
-		set[path+".require_session_join"] = len(rc.GetRequireSessionJoin()) > 0
-		set[path+".join_sessions"] = len(rc.GetJoinSessions()) > 0
 	}
 	return set
 }

@@ -106,6 +106,8 @@ func minimal(kind string) types.Resource {
 		r.Spec = &typesv1.LockSpec{Target: &typesv1.LockTarget{User: "alice"}}
 	case *typesv1.ClusterAlert:
 		r.Spec = &typesv1.ClusterAlertSpec{Message: "look here"}
+	case *typesv1.SessionTracker:
+		r.Spec = &typesv1.SessionTrackerSpec{SessionKind: types.KindSSH, State: types.SessionRunning, Hostname: "host", ServerId: "id", Login: "root", Owner: "alice"}
 	}
 	return r
 }
