@@ -91,6 +91,16 @@ type Backend interface {
 	Close() error
 }
 
+// Dated is a Backend that knows by itself, without asking a server or a disk, when a
+// part of it changed: what was read stays good until then. A Backend that others write
+// to as well is none.
+type Dated interface {
+	// Latest returns a revision after which no key with the prefix was changed by a write
+	// that has returned; it moves when one is. Expiry is a change only when the item is
+	// removed. It is for few prefixes, which are remembered.
+	Latest(prefix string) uint64
+}
+
 // Separator stands between the parts of a key and at the end of a prefix.
 const Separator = "/"
 

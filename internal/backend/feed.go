@@ -26,6 +26,7 @@ type Feed struct {
 	bytes   int
 	floor   uint64 // the log has every change of a revision greater than this
 	current uint64
+	latest  map[string]uint64 // by prefix, of those that were asked for
 	closed  bool
 	wake    chan struct{} // closed and replaced at each change
 }
@@ -49,7 +50,7 @@ func NewFeed(cfg FeedConfig) *Feed {
 	}
 	return &Feed{
 		maxEvents: cfg.Events, maxBytes: cfg.Bytes, floor: cfg.Floor, current: cfg.Floor,
-		done: make(chan struct{}), wake: make(chan struct{}),
+		done: make(chan struct{}), wake: make(chan struct{}), latest: make(map[string]uint64),
 	}
 }
 
@@ -62,6 +63,11 @@ func (f *Feed) Publish(revision uint64, events []Event) {
 	for _, e := range events {
 		f.log = append(f.log, e)
 		f.bytes += eventSize(e)
+		for prefix := range f.latest {
+			if strings.HasPrefix(e.Item.Key, prefix) {
+				f.latest[prefix] = max(f.latest[prefix], e.Revision)
+			}
+		}
 	}
 	drop := 0
 	for drop < len(f.log) && (len(f.log)-drop > f.maxEvents || f.bytes > f.maxBytes) {
@@ -77,6 +83,18 @@ func (f *Feed) Publish(revision uint64, events []Event) {
 }
 
 func eventSize(e Event) int { return len(e.Item.Key) + len(e.Item.Value) + 96 }
+
+// Latest implements Dated.
+func (f *Feed) Latest(prefix string) uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at, ok := f.latest[prefix]
+	if !ok {
+		at = f.current
+		f.latest[prefix] = at
+	}
+	return at
+}
 
 // Watch implements Backend.Watch.
 func (f *Feed) Watch(ctx context.Context, prefix string, after uint64) (Watcher, error) {

@@ -253,21 +253,19 @@ func (s *Server) locked(ctx context.Context, host, token string) error {
 
 // proxyHosts returns the host names that users reach Proxies under.
 func (s *Server) proxyHosts(ctx context.Context) ([]string, error) {
-	proxies, err := store.All[*typesv1.Server](ctx, s.cfg.Store, types.KindProxy)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, p := range proxies {
-		for _, addr := range p.GetSpec().GetPublicAddrs() {
-			host, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				host = addr
+	return store.Kept(ctx, s.cfg.Store, types.KindProxy, func(proxies []*typesv1.Server) []string {
+		var out []string
+		for _, p := range proxies {
+			for _, addr := range p.GetSpec().GetPublicAddrs() {
+				host, _, err := net.SplitHostPort(addr)
+				if err != nil {
+					host = addr
+				}
+				out = append(out, strings.ToLower(host))
 			}
-			out = append(out, strings.ToLower(host))
 		}
-	}
-	return out, nil
+		return out
+	})
 }
 
 func flags(roles []types.SystemRole) string {

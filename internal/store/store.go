@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,11 +55,14 @@ type Store struct {
 	now     func() time.Time
 	log     *slog.Logger
 	cluster atomic.Pointer[string]
+
+	mu   sync.Mutex
+	kept map[string]*kept
 }
 
 // New returns a store over the backend.
 func New(cfg Config) *Store {
-	s := &Store{backend: cfg.Backend, now: cfg.Now, log: cfg.Log}
+	s := &Store{backend: cfg.Backend, now: cfg.Now, log: cfg.Log, kept: map[string]*kept{}}
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -40,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) backend.Backend) {
 		"watch_slow":          testWatchSlow,
 		"watch_ends":          testWatchEnds,
 		"snapshot_and_watch":  testSnapshotAndWatch,
+		"latest":              testLatest,
 		"writers":             testWriters,
 		"compare_and_set":     testCompareAndSet,
 		"readers_see_batches": testReadersSeeBatches,

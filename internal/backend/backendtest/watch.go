@@ -77,6 +77,45 @@ func testWatchPrefix(t *testing.T, open func(*testing.T) backend.Backend) {
 	same(t, "events", next(t, w, 2), []string{fmt.Sprintf("%d a/b/1=yes", r), fmt.Sprintf("%d -a/b/1", r2)})
 }
 
+// testLatest is for those that are backend.Dated: the date of a prefix has moved when a
+// write under it returns, and only then.
+func testLatest(t *testing.T, open func(*testing.T) backend.Backend) {
+	b := open(t)
+	d, ok := b.(backend.Dated)
+	if !ok {
+		return
+	}
+	must(t, b, put("a/b/0", "before"))
+	was := d.Latest("a/b/")
+	moved := func(what string, want bool) {
+		t.Helper()
+		now := d.Latest("a/b/")
+		if now < was || (now > was) != want {
+			t.Errorf("%s: the date of the prefix went from %d to %d, want a later one: %v", what, was, now, want)
+		}
+		was = now
+	}
+	moved("nothing", false)
+	must(t, b, put("a/b", "no"), put("a/bc/1", "no"), put("b/a/b/1", "no"))
+	moved("writes beside it", false)
+	must(t, b, check("a/b/0", 1), check("a/b/1", 0))
+	moved("checks", false)
+	if _, err := b.Batch(t.Context(), create("a/b/0", "again")); !errors.Is(err, fault.ErrExists) {
+		t.Fatalf("Create of a key that exists = %v", err)
+	}
+	moved("a write that failed", false)
+	must(t, b, put("a/b/1", "yes"))
+	moved("put", true)
+	must(t, b, remove("a/b/1", 0))
+	moved("delete", true)
+	at := time.Now().Add(50 * time.Millisecond)
+	must(t, b, backend.Op{Type: backend.OpPut, Item: backend.Item{Key: "a/b/2", Value: []byte("v"), Expires: at}})
+	moved("put with an end", true)
+	w := watch(t, b, "a/b/2", was)
+	next(t, w, 1)
+	moved("the end", true)
+}
+
 func testWatchResume(t *testing.T, open func(*testing.T) backend.Backend) {
 	b := open(t)
 	var revs []uint64

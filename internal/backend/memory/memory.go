@@ -137,6 +137,9 @@ func (b *Backend) Watch(ctx context.Context, prefix string, after uint64) (backe
 	return b.feed.Watch(ctx, prefix, after)
 }
 
+// Latest implements backend.Dated.
+func (b *Backend) Latest(prefix string) uint64 { return b.feed.Latest(prefix) }
+
 // Close implements backend.Backend.
 func (b *Backend) Close() error {
 	b.mu.Lock()

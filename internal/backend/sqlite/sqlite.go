@@ -170,6 +170,9 @@ func (b *Backend) Watch(ctx context.Context, prefix string, after uint64) (backe
 	return b.feed.Watch(ctx, prefix, after)
 }
 
+// Latest implements backend.Dated: the file is locked, so nobody else writes to it.
+func (b *Backend) Latest(prefix string) uint64 { return b.feed.Latest(prefix) }
+
 // Close ends watchers, waits for writes in flight and closes the file.
 func (b *Backend) Close() error {
 	b.closeOnce.Do(func() {
@@ -291,4 +294,7 @@ func microsOf(t time.Time) int64 {
 	return -1
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Dated   = (*Backend)(nil)
+)
