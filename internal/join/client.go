@@ -1,6 +1,7 @@
 package join
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -100,7 +102,8 @@ func (p Params) run(ctx context.Context, dryRun bool) (*exchange, *joinv1.JoinRe
 	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
-	tlsConfig, err := p.tlsConfig()
+	var doubts doubts
+	tlsConfig, err := p.tlsConfig(&doubts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -118,7 +121,7 @@ func (p Params) run(ctx context.Context, dryRun bool) (*exchange, *joinv1.JoinRe
 		return nil, nil, err
 	}
 	x.init.DryRun = dryRun
-	x.stream = stream
+	x.stream, x.doubts = stream, &doubts
 	if err := x.send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Init{Init: x.init}}); err != nil {
 		return nil, nil, err
 	}
@@ -162,11 +165,32 @@ func (x *exchange) giveUp(err error) {
 	}
 }
 
+// doubts are why the server of a connection may be another than it should be. A doubt
+// stays, also if a later connection gives none.
+type doubts struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (d *doubts) add(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil && d.err == nil {
+		d.err = err
+	}
+}
+
+func (d *doubts) first() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.err
+}
+
 // tlsConfig returns how the server is checked. With a pin the signed Result
-// carries the trust, and no secret is sent before it, so the certificate of the
-// connection needs none; without one, a certificate that this machine trusts
-// already is all there is.
-func (p Params) tlsConfig() (*tls.Config, error) {
+// carries the trust, so a certificate that does not fit the pin, as in the middle of
+// a rotation, is only noted: what the machine shows then is worth nothing to others.
+// Without a pin, a certificate that this machine trusts already is all there is.
+func (p Params) tlsConfig(doubts *doubts) (*tls.Config, error) {
 	protos := []string{mux.ALPNProxyGRPC, "h2"}
 	host, _, err := net.SplitHostPort(p.Addr)
 	if err != nil {
@@ -178,7 +202,7 @@ func (p Params) tlsConfig() (*tls.Config, error) {
 		p.Log.Warn("the server is not verified because of --insecure")
 		config = unverified()
 	case len(p.Pins) > 0:
-		config = unverified()
+		config = p.pinnedTLS(doubts)
 	case p.Direct && p.Current != nil:
 		config = ca.ClientTLS(nil, p.Current.Trust, types.RoleAuth)
 	case p.Direct:
@@ -200,13 +224,39 @@ func (p Params) tlsConfig() (*tls.Config, error) {
 	return config, nil
 }
 
-// unverified is for the two cases above and no other: trust comes from the signed
-// Result and the pin, or the operator said --insecure.
+// unverified is for the operator who said --insecure.
 func unverified() *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, //nolint:gosec // the Result is checked against the pins; see tlsConfig
+		InsecureSkipVerify: true, //nolint:gosec // the operator said so
 	}
+}
+
+// pinnedTLS notes whether the server is one of the cluster that the pins name, or of the
+// cluster that this machine is in already.
+func (p Params) pinnedTLS(doubts *doubts) *tls.Config {
+	role := types.RoleProxy
+	if p.Direct {
+		role = types.RoleAuth
+	}
+	config := ca.PinnedTLS(p.Pins, role)
+	grounds := []func(tls.ConnectionState) error{config.VerifyConnection}
+	if p.Current != nil {
+		grounds = append(grounds, ca.ClientTLS(nil, p.Current.Trust, role).VerifyConnection)
+	}
+	config.VerifyConnection = func(cs tls.ConnectionState) error {
+		var first error
+		for _, ground := range grounds {
+			err := ground(cs)
+			if err == nil {
+				return nil
+			}
+			first = cmp.Or(first, err)
+		}
+		doubts.add(first)
+		return nil
+	}
+	return config
 }
 
 // exchange is the machine's half of one join.
@@ -216,6 +266,11 @@ type exchange struct {
 	current *tls.Certificate
 	init    *joinv1.Init
 	stream  grpc.BidiStreamingClient[joinv1.JoinRequest, joinv1.JoinResponse]
+	// doubts are those about the server.
+	doubts *doubts
+	// pins are those of the host authorities that are believed; empty: the certificate
+	// of the connection vouches for all.
+	pins []string
 
 	// From the first question on:
 	t       [32]byte
@@ -246,7 +301,12 @@ func (p Params) prepare() (*exchange, error) {
 		SoftwareVersion: version.Version,
 		Process:         p.Process,
 	}
+	x.pins = p.Pins
 	if p.Current != nil {
+		// What the machine believes while its identity is good, no Proxy can talk it out of.
+		if p.Now().Before(p.Current.Expires()) {
+			x.pins = slices.Concat(p.Pins, p.Current.Trust().Pins())
+		}
 		x.current = p.Current.Certificate("")
 		x.init.Current = &joinv1.HostProof{Certificate: x.current.Certificate[0]}
 	}
@@ -294,19 +354,23 @@ func (x *exchange) open(q *joinv1.Question) error {
 		return fault.New(fault.ErrDenied, "the data directory holds an identity of cluster %q, and %s belongs to cluster %q: correct the address, or delete the data directory to move this machine",
 			cur.State().Cluster, x.params.Addr, q.GetClusterName()).WithCode(CodeWrongCluster)
 	}
-	if pins, err := ca.ParsePins(q.GetCaPins()); err == nil && len(pins) > 0 && len(x.params.Pins) > 0 &&
-		!slices.ContainsFunc(pins, func(pin string) bool { return slices.Contains(x.params.Pins, pin) }) {
-		return wrongPin(x.params.Addr, x.params.Pins, pins)
+	if pins, err := ca.ParsePins(q.GetCaPins()); err == nil && len(pins) > 0 && len(x.pins) > 0 &&
+		!slices.ContainsFunc(pins, func(pin string) bool { return slices.Contains(x.pins, pin) }) {
+		return wrongPin(x.params.Addr, x.pins, pins)
 	}
 	m, ok := byName(x.params.Methods)[q.GetMethod()]
 	if !ok {
 		return fault.New(fault.ErrUnsupported, "the token is for join method %q, which this version does not know", clip(q.GetMethod(), 32)).WithCode(CodeMethodMismatch)
 	}
+	if doubt := x.doubts.first(); m.Bearer && doubt != nil {
+		return fault.New(fault.ErrDenied, "%s does not show that it belongs to the cluster of teleport.ca_pin, and what a machine shows for join method %q is of use to whoever sees it (%w): give every pin that `tctl status` shows, and let nothing on the way end TLS",
+			x.params.Addr, m.Name, doubt).WithCode(CodeServerUntrusted)
+	}
 	x.cluster = q.GetClusterName()
 	x.t = transcript(x.init, q)
 	x.method = m
 	x.machine = method.Machine{
-		T: x.t, Cluster: x.cluster, Token: x.params.Token, Parameters: q.GetChallenge(), Settings: x.params.Settings, Dir: x.params.Dir,
+		T: x.t, Cluster: x.cluster, Token: x.params.Token, Parameters: q.GetChallenge(), Settings: x.params.Settings, Dir: x.params.Dir, Rehearsal: x.init.GetDryRun(),
 		Getenv: os.Getenv, Metadata: egress.Metadata(egress.Config{}), Egress: egress.New(egress.Config{}), Now: x.params.Now, Log: x.params.Log,
 	}
 	x.prove = m.Prove(x.machine)
@@ -345,7 +409,7 @@ func (x *exchange) accept(result *joinv1.Result) (*state.State, error) {
 // pinned narrows the trust to the host authorities that the pins name; without pins
 // the certificate of the connection vouched for all of them.
 func (x *exchange) pinned(trust *ca.Trust) (*ca.Trust, error) {
-	if len(x.params.Pins) == 0 {
+	if len(x.pins) == 0 {
 		return trust, nil
 	}
 	known := false
@@ -355,7 +419,7 @@ func (x *exchange) pinned(trust *ca.Trust) (*ca.Trust, error) {
 			authority = proto.CloneOf(authority)
 			for _, set := range []*typesv1.CertAuthorityKeys{authority.GetSpec().GetActiveKeys(), authority.GetSpec().GetAdditionalTrustedKeys()} {
 				if set != nil {
-					set.Tls = slices.DeleteFunc(set.Tls, func(k *typesv1.TlsKeyPair) bool { return !slices.Contains(x.params.Pins, pinOf(k.GetCert())) })
+					set.Tls = slices.DeleteFunc(set.Tls, func(k *typesv1.TlsKeyPair) bool { return !slices.Contains(x.pins, pinOf(k.GetCert())) })
 					known = known || len(set.Tls) > 0
 				}
 			}
@@ -363,7 +427,7 @@ func (x *exchange) pinned(trust *ca.Trust) (*ca.Trust, error) {
 		narrowed = append(narrowed, authority)
 	}
 	if !known {
-		return nil, wrongPin(x.params.Addr, x.params.Pins, trust.Pins())
+		return nil, wrongPin(x.params.Addr, x.pins, trust.Pins())
 	}
 	return ca.NewTrust(narrowed)
 }

@@ -30,7 +30,7 @@ import (
 // Method returns the method. The keys of tenants are remembered in issuers.
 func Method(issuers *jwt.Issuers) method.Method {
 	return method.Method{
-		Name: types.JoinMethodAzure, Attests: true, Prove: prove,
+		Name: types.JoinMethodAzure, Attests: true, Bearer: true, Prove: prove,
 		Verify: func(ctx context.Context, a method.Attempt, ask method.Exchange) (method.Claims, error) {
 			return verifier{Attempt: a, issuers: issuers}.verify(ctx, ask)
 		},

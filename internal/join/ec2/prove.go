@@ -22,7 +22,7 @@ import (
 
 // Method returns the method.
 func Method() method.Method {
-	return method.Method{Name: types.JoinMethodEC2, Prove: prove, Verify: verify}
+	return method.Method{Name: types.JoinMethodEC2, Bearer: true, Prove: prove, Verify: verify}
 }
 
 // documentPath is where the metadata service has the document with its signature by

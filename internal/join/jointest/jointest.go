@@ -137,6 +137,9 @@ func otherAttempt(t *testing.T, rig Rig) {
 	if err != nil {
 		return
 	}
+	if !rig.Method.Bearer {
+		t.Error("whoever sees an answer can use it in the machine's place: Method.Bearer must say so")
+	}
 	for _, p := range first.Once {
 		if slices.ContainsFunc(again.Once, func(q method.Proof) bool { return q.ID == p.ID && p.ID != "" }) {
 			return

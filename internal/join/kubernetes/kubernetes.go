@@ -37,7 +37,7 @@ const (
 // Method returns the method. Issuers remembers the keys of clusters that publish them.
 func Method(issuers *jwt.Issuers) method.Method {
 	return method.Method{
-		Name: types.JoinMethodKubernetes, Attests: true,
+		Name: types.JoinMethodKubernetes, Attests: true, Bearer: true,
 		Prove:  prove,
 		Verify: verifier{issuers}.verify,
 	}

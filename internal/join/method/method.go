@@ -34,6 +34,10 @@ type Method struct {
 	// Attests is true if the machine proves itself anew at every renewal; otherwise
 	// its identity renews itself.
 	Attests bool
+	// Bearer is true if the machine's answer holds something that is of use to whoever
+	// sees it, such as a token that is not made for the attempt: it is shown only to a
+	// server that was verified.
+	Bearer bool
 	// Parameters returns what the machine must know before it can make its proof,
 	// such as the audience to ask for. It is public, and part of the transcript. Nil
 	// means nothing.
@@ -64,6 +68,8 @@ type Machine struct {
 	Settings map[string]string
 	// Dir is the data directory.
 	Dir string
+	// Rehearsal: nothing is issued, and nothing may be saved.
+	Rehearsal bool
 	// Getenv reads the environment.
 	Getenv func(string) string
 	// Metadata reaches the metadata service of the machine's cloud and nothing else;

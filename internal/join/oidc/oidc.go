@@ -51,7 +51,7 @@ type preset struct {
 func Methods(issuers *jwt.Issuers) []method.Method {
 	var out []method.Method
 	for _, p := range presets() {
-		out = append(out, method.Method{Name: p.name, Attests: true, Prove: p.prove, Verify: verifier{p, issuers}.verify})
+		out = append(out, method.Method{Name: p.name, Attests: true, Bearer: p.audience != nil, Prove: p.prove, Verify: verifier{p, issuers}.verify})
 	}
 	return out
 }

@@ -1,0 +1,138 @@
+package join_test
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	joinv1 "teleport/api/join/v1"
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/ca"
+	"teleport/internal/fault"
+	"teleport/internal/identity"
+	"teleport/internal/join"
+	"teleport/internal/join/method"
+	"teleport/internal/rpc"
+	"teleport/internal/state"
+	"teleport/internal/types"
+)
+
+// serve serves joins at an address of its own, with the certificate of a host.
+func serve(t *testing.T, holder *state.Holder, joins joinv1.JoinServiceServer) string {
+	t.Helper()
+	srv := rpc.NewServer(rpc.ServerConfig{
+		TLS:       ca.ServerTLS(func() *tls.Certificate { return holder.Certificate(types.RoleProxy) }, holder.Trust, tls.NoClientCert, "h2"),
+		Identify:  func(tls.ConnectionState) (*identity.Identity, error) { return nil, nil },
+		Authorize: func(context.Context, rpc.Caller, string) error { return nil },
+	})
+	joinv1.RegisterJoinServiceServer(srv.Registrar(), joins)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	check(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	go func() { _ = srv.Serve(ctx, ln) }()
+	return ln.Addr().String()
+}
+
+// thief asks every machine for a proof, and counts those that it is shown.
+type thief struct {
+	joinv1.UnimplementedJoinServiceServer
+	pins  []string
+	shown atomic.Int32
+}
+
+func (h *thief) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1.JoinResponse]) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	question := &joinv1.Question{Method: types.JoinMethodGCP, ClusterName: clusterName, Nonce: make([]byte, 32), CaPins: h.pins, Challenge: []byte("for " + clusterName)}
+	if err := stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Question{Question: question}}); err != nil {
+		return err
+	}
+	answer, err := stream.Recv()
+	if err == nil && answer.GetAnswer() != nil {
+		h.shown.Add(1)
+	}
+	return fault.Denied("thank you")
+}
+
+// What anybody could use in the machine's place is shown to the cluster of the pin and
+// to nobody else, whatever method the other side asks for.
+func TestBearerProofsAreShownToTheirClusterOnly(t *testing.T) {
+	for _, bearer := range []bool{true, false} {
+		m := platform(1, "")
+		m.Bearer = bearer
+		f := newPlatform(t, m)
+		f.delegatedToken()
+		mine := func(edits ...func(*join.Params)) join.Params {
+			p := f.machine(map[string]string{}, edits...)
+			p.Methods = []method.Method{m}
+			return p
+		}
+		h := &thief{pins: f.trust.Pins()}
+		elsewhere := serve(t, newFixture(t).localIdentity(types.RoleProxy), h)
+		_, err := join.Join(t.Context(), mine(func(p *join.Params) { p.Addr, p.Direct, p.Method = elsewhere, false, "" }))
+		if err == nil || bearer != (fault.Code(err) == join.CodeServerUntrusted) || bearer != (h.shown.Load() == 0) {
+			t.Errorf("bearer %v: Join = [%s] %v, and %d proofs were shown", bearer, fault.Code(err), err, h.shown.Load())
+		}
+		if _, err := join.Join(t.Context(), mine()); err != nil {
+			t.Errorf("bearer %v: Join with the cluster itself = %v", bearer, err)
+		}
+		relay := serve(t, f.localIdentity(types.RoleProxy), &hostile{f: f})
+		if _, err := join.Join(t.Context(), mine(func(p *join.Params) { p.Addr, p.Direct = relay, false })); err != nil {
+			t.Errorf("bearer %v: Join through a Proxy of the cluster = %v", bearer, err)
+		}
+	}
+}
+
+// The configuration of a machine may have the pin of an authority that is gone: once it
+// has joined, it knows the cluster by what it keeps.
+func TestIdentityOutlivesThePin(t *testing.T) {
+	m := platform(1, "")
+	m.Bearer = true
+	f := newPlatform(t, m)
+	f.delegatedToken()
+	old := f.trust.Pins()
+	next, err := ca.Generate(f.ks, clusterName, ca.TypeHost, time.Now())
+	check(t, err)
+	was, is := f.cas[0].GetSpec().GetActiveKeys(), next.GetSpec().GetActiveKeys()
+	setKeys := func(active, additional *typesv1.CertAuthorityKeys) {
+		f.cas[0] = proto.CloneOf(f.cas[0])
+		f.cas[0].Spec.ActiveKeys, f.cas[0].Spec.AdditionalTrustedKeys = active, additional
+		f.setAuthorities()
+	}
+	setKeys(is, was)
+	p := f.machine(map[string]string{}, func(p *join.Params) { p.Methods, p.Pins = []method.Method{m}, old })
+	st, err := join.Join(t.Context(), p)
+	check(t, err)
+	setKeys(is, nil)
+	p.Current = holderOf(t, st)
+	again, err := join.Join(t.Context(), p)
+	check(t, err)
+	if again.HostID != st.HostID {
+		t.Errorf("came back as host %s, was %s", again.HostID, st.HostID)
+	}
+}
+
+// A machine that is in a cluster does not believe a Proxy of it that says that the
+// cluster has other authorities now.
+func TestProxyCannotReplaceTheCluster(t *testing.T) {
+	f, evil := newPlatform(t, platform(1, "")), newPlatform(t, platform(1, ""))
+	f.delegatedToken()
+	evil.delegatedToken(func(tok *typesv1.Token) { tok.Spec.Rejoin = types.RejoinReplace })
+	st, err := join.Join(t.Context(), f.machine(map[string]string{}))
+	check(t, err)
+	proxy := serve(t, f.localIdentity(types.RoleProxy), evil.server)
+	_, err = join.Join(t.Context(), f.machine(map[string]string{}, func(p *join.Params) {
+		p.Addr, p.Direct, p.Pins, p.Current = proxy, false, nil, holderOf(t, st)
+	}))
+	if fault.Code(err) != join.CodeWrongPin {
+		t.Errorf("Join through a Proxy with a cluster of its own = %v, want %s", err, join.CodeWrongPin)
+	}
+}
