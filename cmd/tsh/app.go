@@ -23,7 +23,7 @@ type app struct {
 
 	proxy, user, login, identity string
 	ttl                          time.Duration
-	insecure, debug              bool
+	insecure, debug, escapes     bool
 }
 
 // run runs one command line and returns the exit code.
@@ -47,7 +47,10 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.identity, "identity", "i", "", "identity file to use instead of a login [$TELEPORT_IDENTITY_FILE]")
 	f.BoolVar(&a.insecure, "insecure", false, "do not check the certificate of the Proxy when logging in")
 	f.BoolVarP(&a.debug, "debug", "d", false, "write what is done to standard error")
-	screen.Group(root, newLogin(a), newLogout(a), newStatus(a), newLs(a), newSSH(a), newProxy(a), newConfig(a), newVersion(a))
+	f.BoolVar(&a.escapes, "enable-escape-sequences", true, "~. at the start of a line ends a session")
+	globalNotYet(f)
+	screen.Group(root, newLogin(a), newLogout(a), newStatus(a), newLs(a), newSSH(a), newScp(a), newSftp(a),
+		newProxy(a), newResolve(a), newLatency(a), newClusters(a), newEnv(a), newConfig(a), newVersion(a))
 	help := root.RunE
 	showVersion := root.Flags().Bool("version", false, "show the version of tsh")
 	root.RunE = func(cmd *cobra.Command, args []string) error {
@@ -114,7 +117,7 @@ type session struct {
 func (a *app) session(ctx context.Context) (*session, error) {
 	if path := a.identityFile(); path != "" {
 		if a.proxyAddr() == "" {
-			return nil, fault.Invalid("an identity file does not say where the cluster is: give --proxy=HOST too")
+			return nil, screen.Usage("an identity file does not say where the cluster is: give --proxy=HOST too")
 		}
 		creds, err := client.ReadIdentity(path)
 		if err != nil {
@@ -147,10 +150,15 @@ func (a *app) client(ctx context.Context) (*client.Client, *session, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := client.New(client.Config{
+	c, err := a.clientOf(s)
+	return c, s, err
+}
+
+// clientOf returns a client of a session.
+func (a *app) clientOf(s *session) (*client.Client, error) {
+	return client.New(client.Config{
 		Proxy: s.profile.Proxy, Credentials: s.credentials, Now: a.now, Log: screen.Logger(a.debug, a.Err),
 	})
-	return c, s, err
 }
 
 // localUser returns the name of the user that runs tsh.

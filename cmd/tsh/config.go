@@ -14,15 +14,18 @@ import (
 )
 
 func newConfig(a *app) *cobra.Command {
-	return &cobra.Command{
+	var port uint16
+	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Print a block for ~/.ssh/config, so that ssh, scp and rsync work through the Proxy",
 		Args:  screen.Args(0, 0),
-		RunE:  func(*cobra.Command, []string) error { return runConfig(a) },
+		RunE:  func(*cobra.Command, []string) error { return runConfig(a, port) },
 	}
+	cmd.Flags().Uint16VarP(&port, "port", "p", 0, "port of the servers' SSH service; servers behind a tunnel have none")
+	return cmd
 }
 
-func runConfig(a *app) error {
+func runConfig(a *app, port uint16) error {
 	if a.identityFile() != "" {
 		return screen.Usage("config needs a login: OpenSSH cannot use an identity file")
 	}
@@ -38,7 +41,7 @@ func runConfig(a *app) error {
 	if err != nil {
 		return fault.Invalid("cannot tell where tsh is: %w", err)
 	}
-	text, err := sshConfig(home, profile, self, screen.Env("HOME"))
+	text, err := sshConfig(home, profile, self, screen.Env("HOME"), port)
 	if err != nil {
 		return err
 	}
@@ -48,7 +51,7 @@ func runConfig(a *app) error {
 // sshConfig writes the block. The patterns with the Proxy's own name keep users'
 // habits: what is for the cluster holds for it too, but it is not dialled through
 // itself.
-func sshConfig(home *client.Home, p client.Profile, self, userHome string) (string, error) {
+func sshConfig(home *client.Home, p client.Profile, self, userHome string, port uint16) (string, error) {
 	paths := home.Paths(p)
 	command := shellQuote(self) + " proxy ssh --cluster=" + shellQuote(p.Cluster) + " --proxy=" + shellQuote(p.Proxy) + " '%r@%h:%p'"
 	if home.Dir() != filepath.Join(userHome, ".tsh") {
@@ -67,6 +70,9 @@ func sshConfig(home *client.Home, p client.Profile, self, userHome string) (stri
 	fmt.Fprintf(&out, "    CertificateFile \"%s\"\n", paths.SSHCert)
 	out.WriteString("    IdentitiesOnly yes\n    StrictHostKeyChecking yes\n")
 	fmt.Fprintf(&out, "Host *.%s !%s\n", p.Cluster, p.Host())
+	if port != 0 {
+		fmt.Fprintf(&out, "    Port %d\n", port)
+	}
 	fmt.Fprintf(&out, "    ProxyCommand %s\n", command)
 	fmt.Fprintf(&out, "# End Teleport configuration for %s\n", p.Host())
 	return out.String(), nil

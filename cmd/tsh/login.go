@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -22,20 +23,25 @@ type loginOptions struct {
 	invite           string
 	out, format      string
 	overwrite, force bool
+	verbose          bool
 	pins             []string
+	cluster          string
 }
 
 func newLogin(a *app) *cobra.Command {
 	var o loginOptions
 	cmd := &cobra.Command{
-		Use:   "login --proxy=HOST --user=NAME",
+		Use:   "login --proxy=HOST --user=NAME [cluster]",
 		Short: "Log in to a cluster and get certificates",
 		Long: "Log in with password and one-time code and get certificates, for 12 hours unless --ttl says otherwise.\n\n" +
 			"With --invite the link of an invitation is redeemed: it sets a password and a second factor, and logs in.\n" +
 			"If standard input is not a terminal, the answers are read from its lines: password and code; with --invite\n" +
 			"password, password again, code.",
-		Args: screen.Args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runLogin(cmd.Context(), a, o) },
+		Args: screen.Args(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.cluster = strings.Join(args, "")
+			return runLogin(cmd.Context(), a, o)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.invite, "invite", "", "link of an invitation or a reset to redeem")
@@ -44,10 +50,15 @@ func newLogin(a *app) *cobra.Command {
 	f.BoolVar(&o.overwrite, "overwrite", false, "replace existing files of --out")
 	f.BoolVar(&o.force, "force", false, "log in even if the present certificates are still good")
 	f.StringSliceVar(&o.pins, "ca-pin", nil, "pin of the cluster's host CA, as tctl status shows it")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "show traits and files too")
+	loginNotYet(f)
 	return cmd
 }
 
 func runLogin(ctx context.Context, a *app, o loginOptions) error {
+	if o.format == "kubernetes" {
+		return screen.Usage("format kubernetes is not supported yet: there is no access to Kubernetes clusters")
+	}
 	if o.format != client.FormatFile && o.format != client.FormatOpenSSH {
 		return screen.Usage("unknown format %q: use %s or %s", o.format, client.FormatFile, client.FormatOpenSSH)
 	}
@@ -123,6 +134,9 @@ func (a *app) whoLogsIn(ctx context.Context, home *client.Home, cfg *client.Prox
 	if !known || user != profile.User || o.out != "" || o.force || a.ttl != 0 {
 		return user, false, nil
 	}
+	if err := otherCluster(o.cluster, profile.Cluster); err != nil {
+		return "", false, err
+	}
 	creds := a.goodCredentials(ctx, home, profile)
 	if creds == nil {
 		return user, false, nil
@@ -132,7 +146,15 @@ func (a *app) whoLogsIn(ctx context.Context, home *client.Home, cfg *client.Prox
 	if err := home.Save(ctx, profile, creds); err != nil {
 		return "", false, err
 	}
-	return user, true, a.printStatus(profile, creds)
+	return user, true, a.printStatus(home, profile, creds, o.verbose)
+}
+
+// otherCluster refuses a cluster that is not the one behind the Proxy.
+func otherCluster(asked, cluster string) error {
+	if asked == "" || asked == cluster {
+		return nil
+	}
+	return fault.Unsupported("the cluster behind the Proxy is %q, and clusters behind it, such as %q, are not supported yet: log in at that cluster's own Proxy", cluster, asked)
 }
 
 // goodCredentials returns those of the profile if they can be used, otherwise nil.
@@ -229,6 +251,13 @@ func newPassword(ctx context.Context, ask *screen.Prompter) (string, error) {
 
 // keep writes the credentials where they were asked for.
 func (a *app) keep(ctx context.Context, home *client.Home, addr string, creds *client.Credentials, o loginOptions) error {
+	id, err := creds.Identity()
+	if err != nil {
+		return err
+	}
+	if err := otherCluster(o.cluster, id.Cluster); err != nil {
+		return err
+	}
 	if o.out != "" {
 		files, err := creds.Export(o.out, o.format, o.overwrite)
 		if err != nil {
@@ -241,15 +270,11 @@ func (a *app) keep(ctx context.Context, home *client.Home, addr string, creds *c
 		}
 		return a.print("It is good until %s\n", creds.Expires().UTC().Format(time.RFC3339))
 	}
-	id, err := creds.Identity()
-	if err != nil {
-		return err
-	}
 	profile := client.Profile{Proxy: addr, User: id.User.Name, Cluster: id.Cluster}
 	if err := home.Save(ctx, profile, creds); err != nil {
 		return err
 	}
-	return a.printStatus(profile, creds)
+	return a.printStatus(home, profile, creds, o.verbose)
 }
 
 func newLogout(a *app) *cobra.Command {

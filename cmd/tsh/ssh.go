@@ -19,6 +19,7 @@ type sshOptions struct {
 	ttyFlag bool
 	noTTY   bool
 	cluster string
+	logDir  string
 	target  string
 	command []string
 }
@@ -26,9 +27,10 @@ type sshOptions struct {
 func newSSH(a *app) *cobra.Command {
 	var o sshOptions
 	cmd := &cobra.Command{
-		Use:   "ssh [flags] [user@]host [--] [command...]",
+		Use:   "ssh [flags] [user@]host|label=value [--] [command...]",
 		Short: "Run a shell or a command on a server, and forward ports, sockets, agent and display",
-		Long: "Run a shell, or the command, on a server named by its host name or host id.\n\n" +
+		Long: "Run a shell, or the command, on a server named by its host name or host id, or the command on all\n" +
+			"servers with the labels (a=b,c=d), on several at the same time.\n\n" +
 			"The exit code is that of the command; 128 plus the signal's number if a signal ended it; 1 if tsh itself failed.",
 		Args: screen.Args(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,6 +48,7 @@ func newSSH(a *app) *cobra.Command {
 	f.BoolVarP(&o.noTTY, "no-tty", "T", false, "give the shell no terminal")
 	f.BoolP("quiet", "q", false, "say nothing but errors, which is so anyway")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	f.StringVar(&o.logDir, "log-dir", "", "keep the output of each server in files in this directory")
 	o.flags(f)
 	return cmd
 }
@@ -76,6 +79,16 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 	login, err := a.loginFor(t, s)
 	if err != nil {
 		return err
+	}
+	if t.byLabel() || o.logDir != "" {
+		hosts, err := a.hosts(ctx, c, t)
+		if err != nil {
+			return err
+		}
+		if len(hosts) > 1 || o.logDir != "" {
+			return runOnMany(ctx, a, c, login, hosts, o)
+		}
+		t.host = hosts[0].id
 	}
 	conn, err := o.connect(ctx, a, c, s, login, t.host)
 	if err != nil {
@@ -142,7 +155,7 @@ func (o *sshOptions) work(ctx context.Context, a *app, conn *ssh.Client, fwd *cl
 		terminal = false
 	}
 	run := client.Session{
-		Command: strings.Join(o.command, " "), PTY: terminal,
+		Command: strings.Join(o.command, " "), PTY: terminal, NoEscapes: !a.escapes,
 		Env: append(localeEnv(), o.env...), Agent: o.agent, Display: display, Note: a.note,
 		Term: screen.Env("TERM"), Stdin: a.In, Stdout: a.Out, Stderr: a.Err,
 	}
@@ -160,8 +173,10 @@ func localeEnv() []string {
 	return out
 }
 
-// inCluster refuses a cluster that is not the session's.
+// inCluster refuses a cluster, of the command line or of the environment, that is not
+// the session's.
 func (s *session) inCluster(name string) error {
+	name = or(name, "TELEPORT_CLUSTER")
 	if name != "" && name != s.profile.Cluster {
 		return screen.Usage("you are logged in to cluster %q, not to %q", s.profile.Cluster, name)
 	}

@@ -18,13 +18,16 @@ import (
 
 func newStatus(a *app) *cobra.Command {
 	var format string
+	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show who is logged in, where, and until when",
 		Args:  screen.Args(0, 0),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a, format) },
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), a, format, verbose) },
 	}
 	screen.FormatFlag(cmd, &format, screen.Text, screen.JSON, screen.YAML)
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show traits and files too")
+	cmd.Flags().Bool("client", false, "accepted; nobody is contacted anyway")
 	return cmd
 }
 
@@ -38,6 +41,9 @@ type profileStatus struct {
 	Logins     []string            `json:"logins" yaml:"logins"`
 	ValidUntil time.Time           `json:"valid_until" yaml:"valid_until"`
 	Extensions []string            `json:"extensions,omitempty" yaml:"extensions,omitempty"`
+	CAPins     []string            `json:"ca_pins,omitempty" yaml:"ca_pins,omitempty"`
+	// files are where keys and certificates are; shown with --verbose.
+	files client.Paths
 }
 
 func statusOf(p client.Profile, creds *client.Credentials) (profileStatus, error) {
@@ -48,6 +54,7 @@ func statusOf(p client.Profile, creds *client.Credentials) (profileStatus, error
 	st := profileStatus{
 		ProfileURL: "https://" + p.Proxy, Username: id.User.Name, Cluster: id.Cluster,
 		Roles: id.User.Roles, Traits: id.User.Traits, Logins: id.User.Logins, ValidUntil: creds.Expires().UTC(),
+		CAPins: creds.Trust.Pins(),
 	}
 	if creds.SSHCert != nil {
 		names := slices.Sorted(maps.Keys(creds.SSHCert.Extensions))
@@ -56,7 +63,7 @@ func statusOf(p client.Profile, creds *client.Credentials) (profileStatus, error
 	return st, nil
 }
 
-func runStatus(ctx context.Context, a *app, format string) error {
+func runStatus(ctx context.Context, a *app, format string, verbose bool) error {
 	list, err := a.statuses(ctx)
 	if err != nil {
 		return err
@@ -68,7 +75,7 @@ func runStatus(ctx context.Context, a *app, format string) error {
 		err = screen.WriteYAML(a.Out, map[string]any{"active": list[0], "profiles": list[1:]})
 	default:
 		for i, st := range list {
-			if err := a.writeStatus(st, i == 0); err != nil {
+			if err := a.writeStatus(st, i == 0, verbose); err != nil {
 				return err
 			}
 		}
@@ -94,6 +101,7 @@ func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
 	if err != nil || a.identityFile() != "" {
 		return out, err
 	}
+	out[0].files = home.Paths(active.profile)
 	profiles, err := home.Profiles()
 	if err != nil {
 		return nil, err
@@ -110,6 +118,7 @@ func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
 			continue // damaged or half logged out: not worth failing for
 		}
 		if st, err := statusOf(p, creds); err == nil {
+			st.files = home.Paths(p)
 			out = append(out, st)
 		}
 	}
@@ -117,15 +126,16 @@ func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
 }
 
 // printStatus writes the status of one profile as text.
-func (a *app) printStatus(p client.Profile, creds *client.Credentials) error {
+func (a *app) printStatus(home *client.Home, p client.Profile, creds *client.Credentials, verbose bool) error {
 	st, err := statusOf(p, creds)
 	if err != nil {
 		return err
 	}
-	return a.writeStatus(st, true)
+	st.files = home.Paths(p)
+	return a.writeStatus(st, true, verbose)
 }
 
-func (a *app) writeStatus(st profileStatus, active bool) error {
+func (a *app) writeStatus(st profileStatus, active, verbose bool) error {
 	valid := fmt.Sprintf("%s [valid for %s]", st.ValidUntil.Format("2006-01-02 15:04:05 -0700 MST"),
 		screen.Duration(st.ValidUntil.Sub(a.now()).Round(time.Minute)))
 	if a.now().After(st.ValidUntil) {
@@ -135,13 +145,25 @@ func (a *app) writeStatus(st profileStatus, active bool) error {
 	if active {
 		mark = "> "
 	}
-	return screen.Pairs(a.Out, "",
-		[2]string{mark + "Profile URL:", st.ProfileURL},
-		[2]string{"  Logged in as:", st.Username},
-		[2]string{"  Cluster:", st.Cluster},
-		[2]string{"  Roles:", strings.Join(st.Roles, ", ")},
-		[2]string{"  Logins:", strings.Join(st.Logins, ", ")},
-		[2]string{"  Kubernetes:", "disabled"},
-		[2]string{"  Valid until:", valid},
-		[2]string{"  Extensions:", strings.Join(st.Extensions, ", ")})
+	lines := [][2]string{
+		{mark + "Profile URL:", st.ProfileURL},
+		{"  Logged in as:", st.Username},
+		{"  Cluster:", st.Cluster},
+		{"  Roles:", strings.Join(st.Roles, ", ")},
+		{"  Logins:", strings.Join(st.Logins, ", ")},
+		{"  Kubernetes:", "disabled"},
+		{"  Valid until:", valid},
+		{"  Extensions:", strings.Join(st.Extensions, ", ")},
+	}
+	if verbose {
+		for _, name := range slices.Sorted(maps.Keys(st.Traits)) {
+			lines = append(lines, [2]string{"  Trait " + screen.Escape(name) + ":", strings.Join(st.Traits[name], ", ")})
+		}
+		lines = append(lines, [2]string{"  CA pins:", strings.Join(st.CAPins, ", ")})
+		if st.files.SSHKey != "" {
+			lines = append(lines, [2]string{"  SSH key:", st.files.SSHKey}, [2]string{"  SSH certificate:", st.files.SSHCert},
+				[2]string{"  TLS key:", st.files.TLSKey}, [2]string{"  TLS certificate:", st.files.TLSCert})
+		}
+	}
+	return screen.Pairs(a.Out, "", lines...)
 }

@@ -298,7 +298,7 @@ func TestIdentityFile(t *testing.T) {
 		t.Errorf("ssh with an identity file: %q", got)
 	}
 	t.Setenv("TELEPORT_IDENTITY_FILE", path)
-	fails(t, 1, "give --proxy", "ls")
+	fails(t, 2, "give --proxy", "ls")
 	t.Setenv("TELEPORT_PROXY", c.Addr)
 	ok(t, "", "ls")
 	fails(t, 2, "needs no login", "login")
@@ -381,7 +381,7 @@ func TestConfigPaths(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := sshConfig(home, profile, "/opt/my tools/tsh", filepath.Dir(dir))
+		got, err := sshConfig(home, profile, "/opt/my tools/tsh", filepath.Dir(dir), 0)
 		if (err == nil) != (want != "") || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, %v", dir, got, err)
 		}

@@ -105,6 +105,19 @@ func (c *Client) dialAny(ctx context.Context, network, _ string) (net.Conn, erro
 	return nil, fault.Unreachable("cannot reach %s: %w", c.cfg.Proxy, errors.Join(problems...))
 }
 
+// Reach opens a TCP connection to the Proxy, closes it, and returns how long that took:
+// one round trip.
+func (c *Client) Reach(ctx context.Context) (time.Duration, error) {
+	begin := time.Now()
+	conn, err := c.dialAny(ctx, "tcp", "")
+	if err != nil {
+		return 0, err
+	}
+	took := time.Since(begin)
+	_ = conn.Close()
+	return took, nil
+}
+
 // NodeConn is a connection to a node's SSH service: what is read and written are
 // the bytes of the SSH protocol.
 type NodeConn struct {

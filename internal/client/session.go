@@ -23,6 +23,8 @@ type Session struct {
 	Command string
 	// PTY asks for a terminal; stdin is put into raw mode if it is one.
 	PTY bool
+	// NoEscapes passes ~. at the start of a line on instead of ending the session.
+	NoEscapes bool
 	// Env are variables to set, in the form NAME=value; the node takes LANG and LC_*.
 	Env []string
 	// Agent asks for the agent that the Forwarder serves, Display for its display. Note
@@ -133,7 +135,7 @@ func (s *Session) extras(sess *ssh.Session) {
 // start of a line ends the session: hungUp is closed.
 func (s *Session) input() (in io.Reader, hungUp <-chan struct{}) {
 	closed := make(chan struct{})
-	if fd, ok := fileDescriptor(s.Stdin); !s.PTY || !ok || !term.IsTerminal(fd) {
+	if fd, ok := fileDescriptor(s.Stdin); !s.PTY || s.NoEscapes || !ok || !term.IsTerminal(fd) {
 		return s.Stdin, closed
 	}
 	hangUp := sync.OnceFunc(func() { close(closed) })

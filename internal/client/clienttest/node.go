@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 
@@ -24,9 +25,14 @@ import (
 //	signal      waits for a signal and ends by it
 //	drop        closes the connection
 //
-// Anything else is written back. A shell writes its terminal's type and size, then
+// Anything else is written back. The sftp subsystem serves this machine's files, relative
+// names in Dir. A shell writes its terminal's type and size, then
 // each new size, until standard input ends.
 type Node struct {
+	// Dir is where relative names of SFTP begin; NoSFTP refuses the subsystem.
+	Dir    string
+	NoSFTP bool
+
 	c        *Cluster
 	signer   ssh.Signer
 	mu       sync.Mutex
@@ -79,7 +85,7 @@ func (n *Node) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		go session(server, ch, requests)
+		go n.session(server, ch, requests)
 	}
 }
 
@@ -89,7 +95,7 @@ type ptyRequest struct {
 	Modes                        string
 }
 
-func session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Request) {
+func (n *Node) session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Request) {
 	var pty ptyRequest
 	signals := make(chan string, 1)
 	for req := range requests {
@@ -103,6 +109,9 @@ func session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Reques
 			var cmd struct{ Line string }
 			ok = ssh.Unmarshal(req.Payload, &cmd) == nil
 			then = func() { execute(server, ch, cmd.Line, signals) }
+		case "subsystem":
+			ok = !n.NoSFTP
+			then = func() { n.sftp(ch) }
 		case "window-change":
 			var size struct{ Width, Height, WidthP, HighP uint32 }
 			_ = ssh.Unmarshal(req.Payload, &size)
@@ -115,8 +124,18 @@ func session(server *ssh.ServerConn, ch ssh.Channel, requests <-chan *ssh.Reques
 			ok = false
 		}
 		_ = req.Reply(ok, nil)
-		go then()
+		if ok {
+			go then()
+		}
 	}
+}
+
+func (n *Node) sftp(ch ssh.Channel) {
+	server, err := sftp.NewServer(ch, sftp.WithServerWorkingDirectory(n.Dir))
+	if err == nil {
+		_ = server.Serve()
+	}
+	exit(ch, 0)
 }
 
 func shell(ch ssh.Channel, pty ptyRequest) {
