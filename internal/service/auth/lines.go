@@ -21,8 +21,11 @@ const (
 	// lateness is how much older than the newest line an event may be that was not
 	// written yet: agents deliver late what happened while Auth was away.
 	lateness = 24 * time.Hour
-	// lineBatch events are written and synced at once.
+	// lineBatch events at most are written and synced at once. The first is written
+	// when it comes, those that follow together, linePause after it: they are in the
+	// store, and a crash in between leaves them to catchUp.
 	lineBatch = 500
+	linePause = 100 * time.Millisecond
 	// drainTime is how long the end waits for events on their way.
 	drainTime = 100 * time.Millisecond
 	// maxLineBytes bounds a line that is read back.
@@ -87,12 +90,14 @@ func (p *projection) follow(ctx context.Context, following func()) error {
 		return err
 	}
 	following()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
 	for {
 		e, ok := next(ctx, w.Events())
 		if !ok {
 			return errors.Join(errors.New("watch ended"), w.Err())
 		}
-		batch := gather(e, w.Events())
+		batch := gather(ctx, e, w.Events(), pause.C)
 		for _, e := range batch {
 			p.service.metrics.count(e.Event)
 		}
@@ -102,6 +107,7 @@ func (p *projection) follow(ctx context.Context, following func()) error {
 		if batch[len(batch)-1].Revision > revision {
 			p.written = nil // from here on the watch is ahead of what was searched
 		}
+		pause.Reset(linePause)
 	}
 }
 
@@ -122,8 +128,8 @@ func next(ctx context.Context, events <-chan store.StoredEvent) (store.StoredEve
 	}
 }
 
-// gather takes what is there already along with the first event.
-func gather(first store.StoredEvent, more <-chan store.StoredEvent) []store.StoredEvent {
+// gather takes what comes along with the first event until the pause is over, or ctx.
+func gather(ctx context.Context, first store.StoredEvent, more <-chan store.StoredEvent, pause <-chan time.Time) []store.StoredEvent {
 	batch := []store.StoredEvent{first}
 	for len(batch) < lineBatch {
 		select {
@@ -132,7 +138,9 @@ func gather(first store.StoredEvent, more <-chan store.StoredEvent) []store.Stor
 				return batch
 			}
 			batch = append(batch, e)
-		default:
+		case <-pause:
+			return batch
+		case <-ctx.Done():
 			return batch
 		}
 	}
