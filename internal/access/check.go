@@ -33,6 +33,7 @@ func Check(r *typesv1.Role) error {
 	}
 	checkRules("spec.allow.rules", r.GetSpec().GetAllow().GetRules(), &problems)
 	checkRules("spec.deny.rules", r.GetSpec().GetDeny().GetRules(), &problems)
+	checkFilters("spec.allow.require_session_join", r.GetSpec().GetAllow().GetRequireSessionJoin(), &problems)
 	if len(problems) == 0 {
 		return nil
 	}

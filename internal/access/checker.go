@@ -57,6 +57,7 @@ type condition struct {
 	loginsBroken error
 	labels       selector
 	rules        []rule
+	joins        []joining
 }
 
 // NewChecker compiles the subject's roles. A value that cannot be understood
@@ -89,7 +90,7 @@ func NewChecker(s Subject) *Checker {
 }
 
 func compileCondition(rc *typesv1.RoleConditions, traits map[string][]string, deny bool) condition {
-	c := condition{labels: compileSelector(rc.GetNodeLabels(), traits), rules: compileRules(rc.GetRules())}
+	c := condition{labels: compileSelector(rc.GetNodeLabels(), traits), rules: compileRules(rc.GetRules()), joins: compileJoining(rc.GetJoinSessions())}
 	for _, text := range rc.GetLogins() {
 		if deny && text == wildcard {
 			c.everyLogin = true
