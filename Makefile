@@ -35,7 +35,7 @@ test: test-deps build ## build, then every test (what CI runs)
 	$(GO) test $(TESTFLAGS) ./...
 
 # The real programs that tests are made with, and the Debian package of each: OpenSSH, rsync, awscli and so on.
-PEERS := ssh:openssh-client sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools
+PEERS := ssh:openssh-client curl:curl git:git tmux:tmux socat:socat xauth:xauth Xvfb:xvfb xdpyinfo:x11-utils visudo:sudo sshfs:sshfs rclone:rclone ansible:ansible-core sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools
 
 # The API server of the tests is built once per version, outside of the tree: test/kube says what for.
 KUBE_VERSION   := $(shell sed -n 's/^require k8s.io.kubernetes \(v[^ ]*\).*/\1/p' test/kube/apiserver/go.mod)

@@ -276,6 +276,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 
 		NoPortForwarding: !p.config().SSH.PortForwarding,
 		NoFileCopy:       !p.config().SSH.FileCopy,
+		NoHostUsers:      !p.config().SSH.CreateHostUsers,
 		X11:              ssh.X11Config(p.config().SSH.X11),
 
 		Log:        p.log.With("service", "ssh"),

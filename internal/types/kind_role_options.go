@@ -24,29 +24,7 @@ const (
 	maxSessionsOption = 1 << 20
 )
 
-// notEnforced lists the fields of roles that are read but that no part of this
-// version acts on. They are refused when a role is written: what is accepted is
-// enforced. Whoever builds one takes its row away.
-func notEnforced(r *typesv1.Role) map[string]bool {
-	o := r.GetSpec().GetOptions()
-	set := map[string]bool{
-		"spec.options.create_host_user_mode":          o.GetCreateHostUserMode() != "" && o.GetCreateHostUserMode() != HostUserOff,
-		"spec.options.create_host_user_default_shell": o.GetCreateHostUserDefaultShell() != "",
-	}
-	for path, rc := range conditionsOf(r) {
-		set[path+".host_groups"] = len(rc.GetHostGroups()) > 0
-		set[path+".host_sudoers"] = len(rc.GetHostSudoers()) > 0
-	}
-	return set
-}
-
 func validateOptions(r *typesv1.Role, c *checker) {
-	refused := notEnforced(r)
-	for _, path := range sortedKeys(refused) {
-		if refused[path] {
-			c.add(path, "not supported by this version: leave it out")
-		}
-	}
 	o := r.GetSpec().GetOptions()
 	const at = "spec.options."
 	if ttl := o.GetMaxSessionTtl(); ttl != "" {

@@ -25,6 +25,10 @@ type connection struct {
 	mu sync.Mutex
 	// uses are the ways in which the connection forwarded.
 	uses map[use]*traffic
+
+	userMu sync.Mutex
+	// giveUp gives the local user up, if it was made for the connection.
+	giveUp func(context.Context)
 }
 
 // login is the operating-system user.
@@ -122,6 +126,7 @@ func (s *Service) connected(ctx context.Context, sc *sshd.Conn) func() {
 	}
 	return func() {
 		s.live.remove(c)
+		c.leaveUser(ctx)
 		if events := c.stops(); len(events) > 0 {
 			s.emitLate(ctx, events...)
 		}

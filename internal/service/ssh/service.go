@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -47,6 +48,8 @@ type Config struct {
 	// refused unless it is enabled.
 	NoPortForwarding, NoFileCopy bool
 	X11                          X11Config
+	// NoHostUsers makes no local users, whatever roles say.
+	NoHostUsers bool
 	// Announce is told what this host is, when that is known and when it changes.
 	Announce   func(*typesv1.Server)
 	Log        *slog.Logger
@@ -65,6 +68,7 @@ type Service struct {
 	refusals *refusals
 	live     *registry
 	counts   counts
+	users    *hostUsers
 
 	mu      sync.Mutex
 	stopped bool
@@ -92,7 +96,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}, live: newRegistry()}
+	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}, live: newRegistry(), users: newHostUsers(systemFiles(), cfg.Log)}
 	s.server, err = sshd.New(sshd.Config{
 		HostSigners:  s.hostSigners,
 		Authenticate: s.authenticate,
@@ -134,6 +138,9 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	work.Go(func() { s.reportRefusals(ctx) })
 	work.Go(func() { s.followLocks(ctx) })
 	work.Go(func() { s.enforceLimits(ctx) })
+	if !s.cfg.NoHostUsers && os.Geteuid() == 0 {
+		work.Go(func() { s.users.sweep(ctx) })
+	}
 	ready()
 	if s.cfg.Listener == nil {
 		<-ctx.Done()

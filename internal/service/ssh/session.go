@@ -115,6 +115,11 @@ func (s *Service) admit(ctx context.Context, c *sshd.Conn, id *identity.Identity
 	if d := s.decide(id, login); !d.Allowed {
 		return nil, nil, &deniedError{text: s.told(login, d), reason: fmt.Sprintf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
 	}
+	if own := s.live.find(c); own != nil {
+		if err := own.ensureUser(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	a, err := s.hosts.find(ctx, login)
 	if err != nil {
 		return nil, nil, err
