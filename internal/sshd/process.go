@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,10 @@ type Command struct {
 	// Started is called with the process id before any byte flows; an error kills
 	// the process. It may be nil.
 	Started func(pid int) error
+	// Between, if not nil, stands between the terminal and the session: what is read
+	// from it is typed, and what the terminal shows is written to it. Reading has to end
+	// when reading from the session does.
+	Between io.ReadWriter
 }
 
 // Run runs the command on the session: on its terminal if the client asked for
@@ -57,11 +62,15 @@ func (s *Session) runTerminal(ctx context.Context, c Command, t *Terminal) (Exit
 	if err := s.adopt(p, c); err != nil {
 		return Exit{}, err
 	}
-	if note != "" {
-		_, _ = s.Write([]byte(note + "\r\n"))
+	var client io.ReadWriter = s
+	if c.Between != nil {
+		client = c.Between
 	}
-	s.inputs.Go(func() { copyGrowing(t.master, s, nil) })
-	out := newOutput(t.master, s, terminalDrain)
+	if note != "" {
+		_, _ = client.Write([]byte(note + "\r\n"))
+	}
+	s.inputs.Go(func() { copyGrowing(t.master, client, nil) })
+	out := newOutput(t.master, client, terminalDrain)
 	var outputs sync.WaitGroup
 	outputs.Go(out.copy)
 	exit := p.wait(ctx, s.cfg.KillAfter, func() {

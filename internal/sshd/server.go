@@ -79,7 +79,8 @@ type Config struct {
 	// Session runs what the client asked for on a session channel and returns how
 	// it ended. ctx ends when the channel or the connection does.
 	Session func(ctx context.Context, s *Session) Exit
-	// Subsystems are the names a client may ask for.
+	// Subsystems are the names a client may ask for; one that ends in a colon stands for
+	// all that begin with it.
 	Subsystems []string
 	// AcceptEnv says which variables a client may set. Nil accepts none.
 	AcceptEnv func(name string) bool

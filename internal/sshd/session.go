@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -54,6 +55,7 @@ type Session struct {
 	process  *process
 	early    []unix.Signal
 	resized  func(Size)
+	fit      func(Size) Size
 
 	// inputs are the copies from the client; they end with the channel.
 	inputs sync.WaitGroup
@@ -206,7 +208,9 @@ func (s *Server) start(se *Session, r *ssh.Request, started *bool) bool {
 		se.command, err = parseText(r.Payload, maxCommand)
 	case "subsystem":
 		se.command, err = parseText(r.Payload, maxName)
-		if err == nil && !slices.Contains(s.cfg.Subsystems, se.command) {
+		if err == nil && !slices.ContainsFunc(s.cfg.Subsystems, func(name string) bool {
+			return se.command == name || strings.HasSuffix(name, ":") && strings.HasPrefix(se.command, name)
+		}) {
 			return false
 		}
 	default:
@@ -279,7 +283,7 @@ func (s *Session) resize(size Size) bool {
 	}
 	s.pty.Size = size
 	if s.terminal != nil {
-		return s.terminal.resize(size) == nil
+		return s.terminal.resize(s.fittedLocked()) == nil
 	}
 	return true
 }
