@@ -45,6 +45,10 @@ func (c *Conn) ID() string { return hex.EncodeToString(c.ssh.SessionID()) }
 // serve answers requests and channels until the connection is over, then waits
 // for its sessions.
 func (s *Server) serve(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	if s.cfg.Carrier != nil {
+		s.carry(ctx, c, chans, reqs)
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	c.touch()
 	if s.cfg.Connected != nil {
@@ -76,9 +80,21 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 		_ = nc.Reject(ssh.UnknownChannelType, "channel type "+printable(nc.ChannelType())+" is not supported")
 		return
 	}
+	if !s.maySession(ctx, c, nc) {
+		return
+	}
+	work.Go(func() {
+		defer c.sessions.Add(-1)
+		defer s.guard(ctx, c)
+		s.session(ctx, c, nc)
+	})
+}
+
+// maySession counts one more session, or rejects the channel.
+func (s *Server) maySession(ctx context.Context, c *Conn, nc ssh.NewChannel) bool {
 	if c.noMore.Load() {
 		_ = nc.Reject(ssh.Prohibited, "the client said that it would open no more sessions")
-		return
+		return false
 	}
 	limit := s.cfg.MaxSessions
 	if c.login.MaxSessions > 0 {
@@ -94,13 +110,9 @@ func (s *Server) channel(ctx context.Context, c *Conn, nc ssh.NewChannel, work *
 			text = "too many sessions on this connection: close one or connect again"
 		}
 		_ = nc.Reject(ssh.ResourceShortage, printable(text))
-		return
+		return false
 	}
-	work.Go(func() {
-		defer c.sessions.Add(-1)
-		defer s.guard(ctx, c)
-		s.session(ctx, c, nc)
-	})
+	return true
 }
 
 // guard ends the connection, and nothing else, when something of it panics.

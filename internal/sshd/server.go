@@ -79,6 +79,9 @@ type Config struct {
 	// Session runs what the client asked for on a session channel and returns how
 	// it ended. ctx ends when the channel or the connection does.
 	Session func(ctx context.Context, s *Session) Exit
+	// Carrier, if not nil, has everything carried to another server; then Session,
+	// Subsystems, AcceptEnv and Forwarding are not used.
+	Carrier *Carrier
 	// Subsystems are the names a client may ask for; one that ends in a colon stands for
 	// all that begin with it.
 	Subsystems []string
@@ -97,6 +100,8 @@ type Config struct {
 	// MaxPending bounds the connections that are not authenticated yet; one source
 	// address may have a quarter of them.
 	MaxPending int
+	// Pending, if not nil, takes the place of MaxPending: Servers may share one.
+	Pending *mux.Gate
 	// MaxSessions bounds the session channels of one connection.
 	MaxSessions int
 	// Forwarding is what clients may do beyond sessions.
@@ -130,11 +135,13 @@ type Server struct {
 // New checks the configuration, fills in the defaults and returns a Server. From
 // then on no descriptor of this process gets into the processes it starts.
 func New(cfg Config) (*Server, error) {
-	if cfg.HostSigners == nil || cfg.Authenticate == nil || cfg.Session == nil || cfg.Log == nil {
-		return nil, fault.Invalid("sshd: HostSigners, Authenticate, Session and Log are required")
+	if cfg.HostSigners == nil || cfg.Authenticate == nil || cfg.Session == nil && cfg.Carrier == nil || cfg.Log == nil {
+		return nil, fault.Invalid("sshd: HostSigners, Authenticate, Session or Carrier, and Log are required")
 	}
-	if err := sealDescriptors(); err != nil {
-		return nil, err
+	if cfg.Carrier == nil { // which starts no processes
+		if err := sealDescriptors(); err != nil {
+			return nil, err
+		}
 	}
 	setDefault(&cfg.HandshakeTimeout, DefaultHandshakeTimeout)
 	setDefault(&cfg.KeepAlive, DefaultKeepAlive)
@@ -146,7 +153,16 @@ func New(cfg Config) (*Server, error) {
 	setDefault(&cfg.KillAfter, DefaultKillAfter)
 	setDefault(&cfg.Drain, DefaultDrain)
 	setDefault(&cfg.Version, "Teleport")
-	return &Server{cfg: cfg, pending: mux.NewGate(cfg.MaxPending, cfg.MaxPending/4, pendingGrace)}, nil
+	if cfg.Pending == nil {
+		cfg.Pending = NewPending(cfg.MaxPending)
+	}
+	return &Server{cfg: cfg, pending: cfg.Pending}, nil
+}
+
+// NewPending returns a bound for the connections that are not authenticated yet, of
+// which one source address may have a quarter.
+func NewPending(limit int) *mux.Gate {
+	return mux.NewGate(limit, limit/4, pendingGrace)
 }
 
 func setDefault[T comparable](v *T, def T) {
