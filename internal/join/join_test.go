@@ -41,7 +41,7 @@ const clusterName = "test.example.com"
 
 // fixture is an Auth end with a real TLS listener.
 type fixture struct {
-	t      *testing.T
+	t      testing.TB
 	store  *store.Store
 	server *join.Server
 	trust  *ca.Trust
@@ -66,12 +66,12 @@ func (f *fixture) setAuthorities() {
 	check(f.t, err)
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	return newFixtureWith(t, all.Methods())
 }
 
-func newFixtureWith(t *testing.T, methods []method.Method) *fixture {
+func newFixtureWith(t testing.TB, methods []method.Method) *fixture {
 	t.Helper()
 	f := &fixture{t: t}
 	f.setClock(time.Now())
@@ -610,7 +610,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
