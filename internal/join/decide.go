@@ -80,8 +80,14 @@ type before struct {
 type current struct {
 	host     *identity.Host
 	instance *typesv1.Instance
-	// restored is true for a host that was removed and may come back.
-	restored bool
+	// restored is true for a host that was removed and may come back, expired for one
+	// whose certificate ended: it says who the machine was, and allows nothing by itself.
+	restored, expired bool
+}
+
+// has reports whether the identity allows the role without a token.
+func (c *current) has(role types.SystemRole) bool {
+	return c != nil && !c.restored && !c.expired && c.host.Has(role)
 }
 
 // checkBefore finds what the machine was before, and whether it may be that again.
@@ -179,7 +185,8 @@ func (s *Server) checkCurrent(ctx context.Context, a *attempt) (*current, error)
 		return nil, invalid("the identity in the data directory is not a certificate: delete the data directory and join afresh")
 	}
 	at := s.cfg.Now()
-	if at.After(cert.NotAfter) {
+	expired := at.After(cert.NotAfter)
+	if expired {
 		at = cert.NotAfter
 	}
 	id, err := s.cfg.Trust().VerifyTLS([]*x509.Certificate{cert}, at)
@@ -198,23 +205,19 @@ func (s *Server) checkCurrent(ctx context.Context, a *attempt) (*current, error)
 	if fault.Code(err) == CodeHostRemoved && a.token.GetSpec().GetRejoin() == types.RejoinSameKey {
 		instance = types.New(types.KindInstance, id.Host.ID).(*typesv1.Instance)
 		instance.Status = &typesv1.InstanceStatus{Generation: id.Host.Generation}
-		return &current{host: id.Host, instance: instance, restored: true}, nil
+		return &current{host: id.Host, instance: instance, restored: true, expired: expired}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &current{host: id.Host, instance: instance}, nil
+	return &current{host: id.Host, instance: instance, expired: expired}, nil
 }
 
 // liveHost returns the id of the host that the machine proved to be, if its identity
 // is still good; it is for the method, after the first answer.
 func (s *Server) liveHost(ctx context.Context, a *attempt) string {
-	cert, err := x509.ParseCertificate(a.init.GetCurrent().GetCertificate())
-	if err != nil || s.cfg.Now().After(cert.NotAfter) {
-		return ""
-	}
 	cur, err := s.checkCurrent(ctx, a)
-	if err != nil || cur == nil || cur.restored {
+	if err != nil || cur == nil || cur.restored || cur.expired {
 		return ""
 	}
 	return cur.host.ID
@@ -224,7 +227,7 @@ func (s *Server) liveHost(ctx context.Context, a *attempt) string {
 func (s *Server) checkRoles(a *attempt, cur *current) error {
 	var refused []string
 	for _, r := range a.roles {
-		if slices.Contains(a.token.GetSpec().GetRoles(), string(r)) || cur != nil && cur.host.Has(r) {
+		if slices.Contains(a.token.GetSpec().GetRoles(), string(r)) || cur.has(r) {
 			continue
 		}
 		refused = append(refused, string(r))
@@ -237,13 +240,22 @@ func (s *Server) checkRoles(a *attempt, cur *current) error {
 	return nil
 }
 
-// checkLocks refuses a token or a host that is locked.
+// checkLocks refuses a token or a host that is locked, and a machine that would leave
+// a locked host behind and become another one.
 func (s *Server) checkLocks(ctx context.Context, a *attempt, b *before) error {
-	host := ""
+	hosts := b.replaced
 	if b.current != nil {
-		host = b.current.host.ID
+		hosts = append(slices.Clone(hosts), b.current.host.ID)
 	}
-	return s.locked(ctx, host, a.token.GetMetadata().GetName())
+	if len(hosts) == 0 {
+		hosts = []string{""}
+	}
+	for _, host := range hosts {
+		if err := s.locked(ctx, host, a.token.GetMetadata().GetName()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // locked returns the refusal if a lock targets the host, or the token.

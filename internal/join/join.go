@@ -82,6 +82,11 @@ func transcript(init *joinv1.Init, q *joinv1.Question) [sha256.Size]byte {
 	field(h, init.GetSshPublicKey())
 	list(h, init.GetPrincipals())
 	field(h, init.GetCurrent().GetCertificate())
+	dryRun := uint64(0)
+	if init.GetDryRun() {
+		dryRun = 1
+	}
+	number(h, dryRun)
 	field(h, q.GetNonce())
 	field(h, q.GetChallenge())
 	return [sha256.Size]byte(h.Sum(nil))

@@ -28,7 +28,7 @@ type queue struct {
 	waiting int
 	// asking counts, by token, the proofs that are being checked with somebody else.
 	asking map[string]int
-	// lanes has the waiting joins of each source, turns the sources in order.
+	// lanes has the waiting joins of each source, turns the sources in order, each once.
 	lanes map[string][]chan struct{}
 	turns []string
 }
@@ -70,7 +70,8 @@ func (q *queue) enter(ctx context.Context, source string) error {
 		q.mu.Unlock()
 		return nil
 	}
-	lane := q.lanes[source]
+	// A lane that is there, also an empty one, has its turn already.
+	lane, has := q.lanes[source]
 	// A full queue still has room for a source that waits less than its share.
 	if q.waiting >= maxQueued && (len(lane) > 0 || q.waiting >= 2*maxQueued) {
 		wait := time.Second + time.Duration(q.waiting)*time.Second/pace
@@ -79,7 +80,7 @@ func (q *queue) enter(ctx context.Context, source string) error {
 			WithCode(CodeBusy).WithRetryAfter(wait + retry.Jitter(wait))
 	}
 	turn := make(chan struct{})
-	if len(lane) == 0 {
+	if !has {
 		q.turns = append(q.turns, source)
 	}
 	q.lanes[source] = append(lane, turn)

@@ -147,3 +147,36 @@ func TestOneTokenDoesNotTakeEveryPlace(t *testing.T) {
 		t.Errorf("left behind: %v, %d working", q.asking, q.working)
 	}
 }
+
+// Who comes and goes again does not get more turns by it.
+func TestQueueGivesOneTurnToASource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		fill(t, q)
+		for range 50 {
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() { _ = q.enter(ctx, "restless") }()
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+		}
+		order := make(chan string, 8)
+		for _, source := range []string{"restless", "restless", "restless", "alone"} {
+			go func() {
+				if err := q.enter(t.Context(), source); err != nil {
+					t.Error(err)
+				}
+				order <- source
+			}()
+			synctest.Wait()
+		}
+		var got []string
+		for range 4 {
+			q.leave()
+			got = append(got, <-order)
+		}
+		if fmt.Sprint(got) != "[restless alone restless restless]" || len(q.turns) != 0 {
+			t.Errorf("order %v, turns left %v", got, q.turns)
+		}
+	})
+}

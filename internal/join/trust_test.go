@@ -136,3 +136,69 @@ func TestProxyCannotReplaceTheCluster(t *testing.T) {
 		t.Errorf("Join through a Proxy with a cluster of its own = %v, want %s", err, join.CodeWrongPin)
 	}
 }
+
+// Who found a data directory of long ago has a host id and nothing that it allowed: the
+// services are those of the token. The same for a host that was removed.
+func TestOldIdentityAllowsNoService(t *testing.T) {
+	const proxySecret = "ffeeddccbbaa99887766554433221100"
+	for name, age := range map[string]func(*fixture, string){
+		"expired": func(f *fixture, _ string) { f.setClock(f.clock().Add(30 * 24 * time.Hour)) },
+		"removed": func(f *fixture, id string) {
+			check(f.t, f.store.Tx().Delete(types.KindInstance, id, "").Commit(context.Background()))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.token(proxySecret, func(tok *typesv1.Token) { tok.Spec.Roles = []string{"Proxy"} })
+			f.token(secret, func(tok *typesv1.Token) {
+				tok.Spec.Roles, tok.Spec.Rejoin, tok.Metadata.Expires = []string{"Node"}, types.RejoinSameKey, nil
+			})
+			st, err := join.Join(t.Context(), f.params(func(p *join.Params) { p.Token, p.Roles = proxySecret, []types.SystemRole{types.RoleProxy} }))
+			check(t, err)
+			age(f, st.HostID)
+			again := func(roles ...types.SystemRole) (*state.State, error) {
+				return join.Join(t.Context(), f.params(func(p *join.Params) { p.Roles, p.Current, p.Now = roles, holderOf(t, st), f.clock }))
+			}
+			if _, err := again(types.RoleProxy); fault.Code(err) != join.CodeRoleNotAllowed {
+				t.Errorf("Join as a Proxy with a token for nodes = %v, want %s", err, join.CodeRoleNotAllowed)
+			}
+			back, err := again(types.RoleNode)
+			check(t, err)
+			if back.HostID != st.HostID {
+				t.Errorf("came back as host %s, was %s", back.HostID, st.HostID)
+			}
+		})
+	}
+}
+
+// A machine does not get rid of a lock by deleting its data directory.
+func TestLockedMachineDoesNotBecomeAnother(t *testing.T) {
+	f := newPlatform(t, platform(1, ""))
+	f.delegatedToken()
+	machine := f.machine(map[string]string{"machine": "vm-1"})
+	st, err := join.Join(t.Context(), machine)
+	check(t, err)
+	lock := types.NewLock(&typesv1.LockTarget{ServerId: st.HostID}, "stop", "admin", f.clock(), time.Time{})
+	check(t, f.store.Tx().Create(lock).Commit(t.Context()))
+	if _, err := join.Join(t.Context(), machine); fault.Code(err) != join.CodeLocked {
+		t.Errorf("Join afresh = %v, want %s", err, join.CodeLocked)
+	}
+	check(t, f.store.Tx().Delete(types.KindLock, lock.GetMetadata().GetName(), "").Commit(t.Context()))
+	if _, err := join.Join(t.Context(), machine); err != nil {
+		t.Errorf("Join after the lock was removed = %v", err)
+	}
+}
+
+// A relay cannot make a join of a rehearsal.
+func TestRehearsalStaysOne(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret, func(tok *typesv1.Token) { tok.Spec.MaxUses = 1 })
+	relay := serve(t, f.localIdentity(types.RoleProxy), &hostile{f: f, onInit: func(i *joinv1.Init) { i.DryRun = false }})
+	_, err := join.Rehearse(t.Context(), f.params(func(p *join.Params) { p.Addr, p.Direct = relay, false }))
+	if fault.Code(err) != join.CodeTokenProof {
+		t.Errorf("Rehearse = %v, want %s", err, join.CodeTokenProof)
+	}
+	if _, err := join.Join(t.Context(), f.params()); err != nil {
+		t.Errorf("Join after the rehearsal = %v", err)
+	}
+}
