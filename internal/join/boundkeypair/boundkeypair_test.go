@@ -30,6 +30,8 @@ type box struct {
 	dir      string
 	settings map[string]string
 	token    *typesv1.Token
+	// rehearses: its joins are rehearsals.
+	rehearses bool
 }
 
 // newBox returns a machine that has the registration secret of a token.
@@ -49,7 +51,7 @@ func newBox(t *testing.T) *box {
 
 func (b *box) machine(transcript [32]byte) method.Machine {
 	return method.Machine{
-		T: transcript, Cluster: "suite.example.com", Token: "suite", Settings: b.settings, Dir: b.dir,
+		T: transcript, Cluster: "suite.example.com", Token: "suite", Settings: b.settings, Dir: b.dir, Rehearsal: b.rehearses,
 		Getenv: func(string) string { return "" }, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -276,6 +278,39 @@ func TestSecretInAFile(t *testing.T) {
 }
 
 // The secret goes nowhere: not to Auth, not into the token.
+// A rehearsal leaves nothing behind, also where there is no data directory yet.
+func TestRehearsal(t *testing.T) {
+	b := newBox(t)
+	b.rehearses, b.dir = true, filepath.Join(b.dir, "none")
+	if _, err := b.attempt(""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(b.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the data directory: %v, want that there is none", err)
+	}
+
+	b = newBox(t)
+	b.join(t, "host-1")
+	before, err := os.ReadFile(filepath.Join(b.dir, KeyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.token.Spec.BoundKeypair.RotateAfter = timestamppb.New(time.Now().Add(-time.Minute))
+	b.token.Status.BoundKeypair.LastRotatedAt = timestamppb.New(time.Now().Add(-time.Hour))
+	b.rehearses = true
+	claims, err := b.attempt("host-1")
+	if err != nil || claims.Get("rotated") != "true" {
+		t.Fatalf("rotated %q, %v; want a rotation", claims.Get("rotated"), err)
+	}
+	files, err := os.ReadDir(b.dir)
+	if err != nil || len(files) != 2 {
+		t.Errorf("%d files, %v; want the key and the state", len(files), err)
+	}
+	if after, err := os.ReadFile(filepath.Join(b.dir, KeyFile)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the key changed: %v", err)
+	}
+}
+
 func TestSecretIsNotSent(t *testing.T) {
 	b := newBox(t)
 	secret := b.settings[SettingSecret]

@@ -49,6 +49,8 @@ func CreateKey(path string) (authorizedKey string, created bool, err error) {
 // keyPair is the keys of a machine on disk.
 type keyPair struct {
 	path string
+	// unsaved keys are for a rehearsal.
+	unsaved bool
 	// current is nil before the first join, next outside a rotation.
 	current, next ed25519.PrivateKey
 }
@@ -62,7 +64,7 @@ func keyPath(m method.Machine) string {
 
 // loadKeys reads what keys there are.
 func loadKeys(ctx context.Context, m method.Machine) (keyPair, error) {
-	k := keyPair{path: keyPath(m)}
+	k := keyPair{path: keyPath(m), unsaved: m.Rehearsal}
 	var err error
 	if k.current, err = readKey(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return k, err
@@ -85,6 +87,10 @@ func warnOpen(ctx context.Context, log *slog.Logger, path string) {
 
 // promote puts the next key in the place of the current one.
 func (k *keyPair) promote() error {
+	if k.unsaved {
+		k.current, k.next = k.next, nil
+		return nil
+	}
 	if err := os.Rename(k.path+nextSuffix, k.path); err != nil {
 		return fmt.Errorf("replace key: %w", err)
 	}
@@ -96,8 +102,15 @@ func public(private ed25519.PrivateKey) ed25519.PublicKey {
 	return ed25519.PublicKey(private[ed25519.SeedSize:])
 }
 
-// makeKey makes a key and writes it to path.
-func makeKey(path string) (ed25519.PrivateKey, error) {
+// make makes a key, in the key file with the suffix.
+func (k *keyPair) make(suffix string) (ed25519.PrivateKey, error) {
+	if k.unsaved {
+		return generate()
+	}
+	return makeKey(k.path + suffix)
+}
+
+func generate() (ed25519.PrivateKey, error) {
 	signer, err := keys.Generate(keys.Ed25519)
 	if err != nil {
 		return nil, err
@@ -105,6 +118,15 @@ func makeKey(path string) (ed25519.PrivateKey, error) {
 	private, ok := signer.(ed25519.PrivateKey)
 	if !ok {
 		return nil, fault.Invalid("an Ed25519 key of type %T", signer)
+	}
+	return private, nil
+}
+
+// makeKey makes a key and writes it to path.
+func makeKey(path string) (ed25519.PrivateKey, error) {
+	private, err := generate()
+	if err != nil {
+		return nil, err
 	}
 	data, err := keys.MarshalPrivate(private)
 	if err != nil {
