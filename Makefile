@@ -123,5 +123,6 @@ bench: test-deps build ## measure against OpenSSH, print ratios and write docs/b
 	$(GO) run ./test/bench
 
 .PHONY: soak
-soak: test-deps build ## load with services killed at random, until stopped or SOAKTIME has passed
+soak: test-deps build ## load with services killed at random, until stopped or SOAKTIME has passed; before it 10,000 sessions that must leave nothing
+	$(GO) test ./internal/service/ssh -run '^TestNothingLeaks$$' -count=1 -timeout 30m -sessions 10000
 	$(GO) test ./test/soak/... -count=1 -timeout 0 -v -soak $(or $(SOAKTIME),10m)

@@ -1,6 +1,7 @@
 package ssh_test
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -15,10 +16,15 @@ import (
 
 	"github.com/pkg/sftp"
 	gossh "golang.org/x/crypto/ssh"
+
+	"teleport/internal/service/ssh"
 )
 
+// sessions is how many TestNothingLeaks opens and closes; make soak has more.
+var sessions = flag.Int("sessions", 300, "sessions that are opened and closed to look for leaks")
+
 // usage is what a leak would make grow.
-type usage struct{ goroutines, descriptors, children, threads int }
+type usage struct{ goroutines, descriptors, children, threads, files int }
 
 func use(t testing.TB) usage {
 	t.Helper()
@@ -31,12 +37,15 @@ func use(t testing.TB) usage {
 			children += len(strings.Fields(string(b)))
 		}
 	}
-	return usage{runtime.NumGoroutine(), len(fds), children, len(threads)}
+	files := must(filepath.Glob(filepath.Join(os.TempDir(), "ssh-*")))
+	return usage{runtime.NumGoroutine(), len(fds), children, len(threads), len(files)}
 }
 
 func TestNothingLeaks(t *testing.T) {
-	w := start(t, nil)
-	alice := w.alice(t)
+	w := start(t, func(c *ssh.Config) { c.X11 = ssh.X11Config{Enabled: true, DisplayOffset: 10, MaxDisplay: 1000} })
+	alice := w.carol(t, nil)
+	echo := listen(t, "tcp", "127.0.0.1:0")
+	serve(t, echo, shout)
 	kinds := []func(t testing.TB, c *gossh.Client) error{
 		func(t testing.TB, c *gossh.Client) error { return session(t, c).Run("true") },
 		func(t testing.TB, c *gossh.Client) error {
@@ -64,6 +73,30 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			return s.Close()
 		},
+		func(t testing.TB, c *gossh.Client) error {
+			conn, err := c.Dial("tcp", echo.Addr().String())
+			if err != nil {
+				return err
+			}
+			if got := talk(t, conn, "x"); got != "X" {
+				return fmt.Errorf("answer %q", got)
+			}
+			return nil
+		},
+		func(t testing.TB, c *gossh.Client) error {
+			ln, err := c.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			return ln.Close()
+		},
+		func(t testing.TB, c *gossh.Client) error {
+			s := session(t, c)
+			if _, err := s.SendRequest("auth-agent-req@openssh.com", true, nil); err != nil {
+				return err
+			}
+			return s.Run("test -S $SSH_AUTH_SOCK")
+		},
 	}
 	round := func(connections, each int) {
 		for range connections {
@@ -83,12 +116,14 @@ func TestNothingLeaks(t *testing.T) {
 			_ = c.Close()
 		}
 	}
-	round(2, 20)
+	const each = 20
+	round(2, each)
 	before := settle(t, usage{})
-	round(25, 20)
+	round(*sessions/each, each)
 	after := settle(t, before)
-	if after.goroutines > before.goroutines+2 || after.descriptors > before.descriptors+2 || after.children > before.children || after.threads > before.threads+10 {
-		t.Errorf("after 500 sessions %+v, before %+v", after, before)
+	if after.goroutines > before.goroutines+2 || after.descriptors > before.descriptors+2 || after.children > before.children ||
+		after.threads > before.threads+10 || after.files > before.files {
+		t.Errorf("after %d sessions %+v, before %+v", *sessions, after, before)
 	}
 }
 
