@@ -146,7 +146,7 @@ func options(args []string, known map[string]*bool) ([]string, error) {
 
 // at returns the whole path of a name on the server.
 func (s *fileShell) at(name string) string {
-	if rest, ok := strings.CutPrefix(name, "~/"); ok || name == "~" {
+	if rest, ok := strings.CutPrefix(name+"/", "~/"); ok {
 		if home, err := s.side.RealPath("."); err == nil {
 			return path.Join(home, rest)
 		}

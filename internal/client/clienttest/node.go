@@ -25,7 +25,8 @@ import (
 //	signal      waits for a signal and ends by it
 //	drop        closes the connection
 //
-// Anything else is written back. The sftp subsystem serves this machine's files, relative
+// Whatever host a client forwards to is this server again. Anything else is written
+// back. The sftp subsystem serves this machine's files, relative
 // names in Dir. A shell writes its terminal's type and size, then
 // each new size, until standard input ends.
 type Node struct {
@@ -88,6 +89,17 @@ func (n *Node) serve(conn net.Conn) {
 		go n.session(server, ch, requests)
 	}
 }
+
+// channelConn is a channel as a connection.
+type channelConn struct {
+	ssh.Channel
+	net.Conn
+}
+
+// Read, Write and Close are the channel's.
+func (c channelConn) Read(p []byte) (int, error)  { return c.Channel.Read(p) }
+func (c channelConn) Write(p []byte) (int, error) { return c.Channel.Write(p) }
+func (c channelConn) Close() error                { return c.Channel.Close() }
 
 type ptyRequest struct {
 	Term                         string

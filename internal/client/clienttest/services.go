@@ -96,6 +96,14 @@ type Resources struct {
 	mu       sync.Mutex
 	list     []types.Resource
 	revision int
+	usable   bool
+}
+
+// Usable reports whether the last listing was of what may be used alone.
+func (r *Resources) Usable() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.usable
 }
 
 // Put adds or replaces a resource.
@@ -146,6 +154,7 @@ func (r *Resources) GetResource(_ context.Context, req *resourcev1.GetResourceRe
 func (r *Resources) ListResources(_ context.Context, req *resourcev1.ListResourcesRequest) (*resourcev1.ListResourcesResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.usable = req.GetUsable()
 	var all []*anypb.Any
 	for _, res := range r.list {
 		if res.GetKind() != req.GetKind() {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,35 +34,48 @@ func Dial(conn *ssh.Client) (*Remote, error) {
 	if err != nil {
 		return nil, fault.Unreachable("open a session: %w", err)
 	}
-	r := &Remote{session: session}
-	refusal := &limited{left: maxRefusal}
-	session.Stderr = refusal
-	if r.Client, err = r.start(); err != nil {
-		_ = session.Close()
-		if text := refusal.line(); text != "" {
-			return nil, fault.Denied("the server refused to transfer files: %s", text)
-		}
-		return nil, err
+	stderr, err := session.StderrPipe()
+	if err != nil {
+		return nil, fmt.Errorf("open a session: %w", err)
 	}
-	return r, nil
+	refusal := &limited{left: maxRefusal}
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		_, _ = io.Copy(refusal, stderr)
+	}()
+	c, err := start(session)
+	if err == nil {
+		return &Remote{c, session}, nil
+	}
+	_ = session.Close()
+	select {
+	case <-said:
+	case <-time.After(patience):
+	}
+	if text := refusal.line(); text != "" {
+		return nil, fault.Denied("the server refused to transfer files: %s", text)
+	}
+	return nil, err
 }
 
-func (r *Remote) start() (*sftp.Client, error) {
-	in, err := r.session.StdinPipe()
+// patience is how long it is waited for what a server says when it has refused.
+const patience = time.Second
+
+func start(session *ssh.Session) (*sftp.Client, error) {
+	in, err := session.StdinPipe()
 	if err != nil {
 		return nil, fmt.Errorf("open a session: %w", err)
 	}
-	out, err := r.session.StdoutPipe()
+	out, err := session.StdoutPipe()
 	if err != nil {
 		return nil, fmt.Errorf("open a session: %w", err)
 	}
-	if err := r.session.RequestSubsystem("sftp"); err != nil {
+	if err := session.RequestSubsystem("sftp"); err != nil {
 		return nil, fault.Denied("the server does not transfer files: it has no SFTP, or your roles do not allow it (%w)", err)
 	}
-	// Its own goroutines read standard error: it ends before it is looked at.
 	c, err := sftp.NewClientPipe(out, in, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true))
 	if err != nil {
-		_ = r.session.Wait()
 		return nil, fault.Unreachable("the server does not transfer files: %w", err)
 	}
 	return c, nil
@@ -182,6 +196,7 @@ func (r *Remote) Glob(pattern string) ([]string, error) {
 	if len(out) == 0 {
 		return []string{pattern}, nil
 	}
+	slices.Sort(out)
 	return out, nil
 }
 
