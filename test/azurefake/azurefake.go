@@ -133,6 +133,9 @@ func New(t testing.TB, a *Authority, signer *openssl.Certificate) *World {
 // Server is what serves the tenant and the resource manager.
 func (w *World) Server() *oidcfake.Server { return w.tls }
 
+// PublishedAddr is where the certificates of the signers are published.
+func (w *World) PublishedAddr() string { return w.plain.Listener.Addr().String() }
+
 // DialAuth finds the tenant and the resource manager, and nobody else.
 func (w *World) DialAuth(ctx context.Context, network, addr string) (net.Conn, error) {
 	if !strings.HasSuffix(addr, ":443") {

@@ -91,6 +91,13 @@ func scripts(dir string) testscript.Params {
 			if cond == "root" {
 				return os.Geteuid() == 0, nil
 			}
+			if cond == "fuse" {
+				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+				if err == nil {
+					_ = f.Close()
+				}
+				return err == nil, nil
+			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
 	}
@@ -103,6 +110,8 @@ type scriptKey struct{}
 type script struct {
 	daemons   map[string]*daemon
 	terminals map[string]*terminal
+	// given are variables that its daemons get beside the usual ones.
+	given []string
 	// rewrites are pairs of old and new.
 	rewrites []string
 	// authority and serial are of the certificates that it made.
@@ -141,7 +150,8 @@ func setup(env *testscript.Env) error {
 // environ is the environment of a script's programs.
 func environ(ts *testscript.TestScript) []string {
 	var out []string
-	for _, name := range []string{"PATH", "HOME", "TELEPORT_HOME", "USER", "WORK", "TMPDIR", "TELEPORT_PROXY", "TELEPORT_USER", "SSL_CERT_FILE"} {
+	names := []string{"PATH", "HOME", "TELEPORT_HOME", "USER", "WORK", "TMPDIR", "TELEPORT_PROXY", "TELEPORT_USER", "SSL_CERT_FILE"}
+	for _, name := range append(names, own(ts).given...) {
 		if value := ts.Getenv(name); value != "" {
 			out = append(out, name+"="+value)
 		}

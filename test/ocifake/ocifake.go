@@ -172,6 +172,14 @@ func (c *Cloud) makeTLS(t testing.TB) {
 	c.tls = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
+// Addr is where the Auth services of all regions listen.
+func (c *Cloud) Addr() string { return c.server.Listener.Addr().String() }
+
+// RootPEM is what their certificate is to be checked with.
+func (c *Cloud) RootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.tls.Certificate[0]})
+}
+
 // Egress reaches the Auth services of the cloud, and nobody else.
 func (c *Cloud) Egress() egress.Config {
 	return egress.Config{Roots: c.pool, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
