@@ -201,7 +201,7 @@ func (s *Server) checkCurrent(ctx context.Context, a *attempt) (*current, error)
 	if !ok || !ecdsa.VerifyASN1(key, digest[:], a.currentProof) {
 		return nil, invalid("the machine did not prove the key of its current identity")
 	}
-	instance, err := s.instance(ctx, id.Host, a.addr, a.init.GetProcess())
+	instance, err := s.instance(ctx, id.Host, a.addr, a.init.GetProcess(), a.init.GetDryRun())
 	if fault.Code(err) == CodeHostRemoved && a.token.GetSpec().GetRejoin() == types.RejoinSameKey {
 		instance = types.New(types.KindInstance, id.Host.ID).(*typesv1.Instance)
 		instance.Status = &typesv1.InstanceStatus{Generation: id.Host.Generation}

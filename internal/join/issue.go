@@ -309,7 +309,7 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 		return nil, fault.Denied("only a joined process may renew its identity, with its process-level certificate")
 	}
 	host := caller.Identity.Host
-	instance, err := s.instance(ctx, host, caller.Addr, caller.Process)
+	instance, err := s.instance(ctx, host, caller.Addr, caller.Process, false)
 	if err == nil {
 		err = s.renewable(ctx, instance)
 	}
@@ -324,7 +324,8 @@ func (s *Server) Renew(ctx context.Context, req *joinv1.RenewRequest) (*joinv1.R
 					"this process holds %v and cannot add %q by renewing: join again with a token for it", roles, clip(r, 32)).WithCode(CodeRoleNotAllowed))
 			}
 		}
-		instance.Spec.Roles = req.GetRoles()
+		// Each once: every one of them costs two signatures.
+		instance.Spec.Roles = slices.Compact(slices.Sorted(slices.Values(req.GetRoles())))
 	}
 	instance.Status.Generation = max(instance.Status.GetGeneration(), host.Generation)
 	instance.Status.Renewed = timestamppb.New(s.cfg.Now())
@@ -357,7 +358,7 @@ func (s *Server) renewable(ctx context.Context, instance *typesv1.Instance) erro
 func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 	for range 3 {
 		caller := rpc.CallerFrom(ctx)
-		instance, err := s.instance(ctx, &host, caller.Addr, caller.Process)
+		instance, err := s.instance(ctx, &host, caller.Addr, caller.Process, false)
 		if err != nil {
 			return err
 		}
@@ -374,8 +375,8 @@ func (s *Server) SeenGeneration(ctx context.Context, host identity.Host) error {
 
 // instance loads the record of a host and checks that the certificate presented
 // is not one that a newer one has replaced. If it is, somebody has a copy, and nobody
-// can tell which of the two is the machine: both are locked.
-func (s *Server) instance(ctx context.Context, host *identity.Host, addr, process string) (*typesv1.Instance, error) {
+// can tell which of the two is the machine: both are locked, unless it is a rehearsal.
+func (s *Server) instance(ctx context.Context, host *identity.Host, addr, process string, rehearsal bool) (*typesv1.Instance, error) {
 	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, host.ID)
 	if errors.Is(err, fault.ErrNotFound) {
 		return nil, fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", host.ID).WithCode(CodeHostRemoved)
@@ -388,8 +389,10 @@ func (s *Server) instance(ctx context.Context, host *identity.Host, addr, proces
 			// The machine itself, on a connection that was under way while it renewed.
 			return nil, fault.New(fault.ErrUnauthenticated, "this process has a newer certificate of host %s: connect with that one", host.ID).WithCode(CodeReplaced)
 		}
-		if err := s.lockClone(ctx, host, instance, addr); err != nil {
-			return nil, err
+		if !rehearsal {
+			if err := s.lockClone(ctx, host, instance, addr); err != nil {
+				return nil, err
+			}
 		}
 		return nil, fault.New(fault.ErrDenied, "the identity of host %s is used twice: this copy has generation %d, another one generation %d; its data directory was copied or restored. Delete the data directory of the copy and join afresh",
 			host.ID, host.Generation, instance.GetStatus().GetGeneration()).WithCode(CodeIdentityCloned)

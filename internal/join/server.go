@@ -393,7 +393,7 @@ func (s *Server) refuse(ctx context.Context, a *attempt, cause error) error {
 	if !a.proven {
 		skipped, record = s.noise.Admit(now)
 	}
-	if fault.Code(cause) == method.CodeStateForked {
+	if fault.Code(cause) == method.CodeStateForked && !a.init.GetDryRun() {
 		if err := s.lockForked(ctx, a); err != nil {
 			s.cfg.Log.ErrorContext(ctx, "a host whose key is used twice could not be locked", "error", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"teleport/internal/join/method"
 	"teleport/internal/rpc"
 	"teleport/internal/state"
+	"teleport/internal/store"
 	"teleport/internal/types"
 )
 
@@ -200,5 +202,47 @@ func TestRehearsalStaysOne(t *testing.T) {
 	}
 	if _, err := join.Join(t.Context(), f.params()); err != nil {
 		t.Errorf("Join after the rehearsal = %v", err)
+	}
+}
+
+// A rehearsal with a copy of a data directory says what would happen, and locks nobody.
+func TestRehearsalLocksNobody(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	first, err := join.Join(t.Context(), f.params())
+	check(t, err)
+	second, err := f.renew(first)
+	check(t, err)
+	check(t, f.server.SeenGeneration(t.Context(), identity.Host{ID: second.HostID, Generation: second.Generation}))
+	locks := func() int {
+		all, err := store.All[*typesv1.Lock](t.Context(), f.store, types.KindLock)
+		check(t, err)
+		return len(all)
+	}
+	copied := f.params(func(p *join.Params) { p.Current = holderOf(t, first) })
+	e, err := join.Rehearse(t.Context(), copied)
+	check(t, err)
+	if e.GetCode() != join.CodeIdentityCloned || locks() != 0 {
+		t.Errorf("rehearsal: code %q and %d locks, want %s and none", e.GetCode(), locks(), join.CodeIdentityCloned)
+	}
+	if _, err := join.Join(t.Context(), copied); fault.Code(err) != join.CodeIdentityCloned || locks() != 1 {
+		t.Errorf("Join = %v and %d locks, want %s and one", err, locks(), join.CodeIdentityCloned)
+	}
+}
+
+// A host that names its service a thousand times gets one certificate for it.
+func TestRenewalHasEachServiceOnce(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	st, err := join.Join(t.Context(), f.params())
+	check(t, err)
+	pair, err := join.NewKeyPair()
+	check(t, err)
+	host := identity.Host{ID: st.HostID, Generation: st.Generation, Roles: st.Roles}
+	resp, err := f.server.Renew(rpc.WithCaller(t.Context(), rpc.Caller{Identity: &identity.Identity{Cluster: clusterName, Host: &host}}),
+		&joinv1.RenewRequest{TlsPublicKey: pair.TLSPublic, SshPublicKey: pair.SSHPublic, Roles: slices.Repeat([]string{"Node"}, 1000)})
+	check(t, err)
+	if got := resp.GetGrant().GetRoles(); len(got) != 1 {
+		t.Errorf("%d roles were granted, want 1", len(got))
 	}
 }
