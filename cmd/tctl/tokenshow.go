@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,10 +50,10 @@ type shownToken struct {
 	BotName    string            `json:"bot_name,omitempty" yaml:"bot_name,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
 	Principals []string          `json:"principals,omitempty" yaml:"principals,omitempty"`
-	Rejoin     string            `json:"rejoin" yaml:"rejoin"`
+	Rejoin     string            `json:"rejoin,omitempty" yaml:"rejoin,omitempty"`
 	Static     bool              `json:"static,omitempty" yaml:"static,omitempty"`
 	Expires    *time.Time        `json:"expires,omitempty" yaml:"expires,omitempty"`
-	Uses       uint32            `json:"uses" yaml:"uses"`
+	Uses       uint32            `json:"uses,omitempty" yaml:"uses,omitempty"`
 	MaxUses    uint32            `json:"max_uses,omitempty" yaml:"max_uses,omitempty"`
 	CreatedBy  string            `json:"created_by,omitempty" yaml:"created_by,omitempty"`
 	Created    *time.Time        `json:"created,omitempty" yaml:"created,omitempty"`
@@ -153,9 +152,6 @@ func showToken(t *typesv1.Token) *shownToken {
 		Expires: timeOf(t.GetMetadata().GetExpires()), Uses: status.GetUses(), MaxUses: spec.GetMaxUses(),
 		CreatedBy: status.GetCreatedBy(), Created: timeOf(status.GetCreated()), UsedBy: []tokenUse{},
 	}
-	if out.Rejoin == "" {
-		out.Rejoin = types.RejoinSameKey
-	}
 	if row, ok := types.JoinMethodRow(spec.GetJoinMethod()); ok && row.Rules != nil {
 		for _, rule := range row.Rules(spec) {
 			shown := shownRule{Path: rule.Path}
@@ -231,9 +227,9 @@ func (t *shownToken) write(a *app) error {
 		expires = screen.Expiry(*t.Expires, a.now())
 	}
 	more("Expires (UTC)", expires)
-	uses := strconv.FormatUint(uint64(t.Uses), 10)
+	uses := "no limit" // and then they are not counted
 	if t.MaxUses > 0 {
-		uses += " of " + strconv.FormatUint(uint64(t.MaxUses), 10)
+		uses = fmt.Sprintf("%d of %d", t.Uses, t.MaxUses)
 	}
 	more("Uses", uses)
 	made := t.CreatedBy

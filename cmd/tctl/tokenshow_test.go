@@ -63,7 +63,6 @@ Method         iam
 Type           Node,App
 Labels         env=prod
 Principals     *.example.com
-Rejoin         same-key
 Expires (UTC)  never
 Uses           2 of 9
 Made by        alice, 2023-03-30 18:12:52
