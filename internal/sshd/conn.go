@@ -16,6 +16,7 @@ import (
 // Conn is an authenticated connection.
 type Conn struct {
 	ssh   *ssh.ServerConn
+	net   net.Conn
 	login *Login
 	live  live
 	// sessions counts those that are open or being opened; noMore is set when the
@@ -38,6 +39,9 @@ func (c *Conn) RemoteAddr() net.Addr { return c.ssh.RemoteAddr() }
 
 // LocalAddr is the address the client reached.
 func (c *Conn) LocalAddr() net.Addr { return c.ssh.LocalAddr() }
+
+// NetConn is the connection that ServeConn was given.
+func (c *Conn) NetConn() net.Conn { return c.net }
 
 // ID identifies the connection: its exchange hash in hexadecimal.
 func (c *Conn) ID() string { return hex.EncodeToString(c.ssh.SessionID()) }

@@ -146,7 +146,7 @@ func (s *Service) end(ctx context.Context, one *passage, reason error) {
 // EnforceLocks returns when nothing that a lock forbids goes through this Proxy any
 // more: no user, no tunnel.
 func (s *Service) EnforceLocks(ctx context.Context) error {
-	for s.condemn(ctx) > 0 || s.tunnels.Refused() > 0 {
+	for s.servers.enforceLocks(ctx)+s.condemn(ctx) > 0 || s.tunnels.Refused() > 0 {
 		select {
 		case <-time.After(lookAgain):
 		case <-ctx.Done():

@@ -2,7 +2,9 @@
 // connection wants by its ALPN name and passes it on: users' connections to nodes,
 // agents' tunnels, joins and logins to the Auth Service, and TLS connections that are
 // for Auth itself. It copies the bytes of a session and reads none of them; whether a
-// user may do something on a node is the node's decision.
+// user may do something on a node is the node's decision. Nodes that run only OpenSSH
+// are the exception: there the Proxy ends the user's SSH connection, decides, and
+// carries what is allowed over one of its own.
 //
 //	ALPN                       who                    goes to
 //	h2, http/1.1, none         browsers, scripts      web pages, /webapi/ping, /webapi/find
@@ -19,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -79,6 +82,9 @@ type Config struct {
 	Log        *slog.Logger
 	// Registerer takes the metrics; nil keeps none.
 	Registerer prometheus.Registerer
+	// OpenSSHSources are addresses that servers which run only OpenSSH see this Proxy come
+	// from, besides the one that it knows itself: those of address translation.
+	OpenSSHSources []netip.Addr
 	// Drain is how long open connections may go on when the service stops: 0 means
 	// DefaultDrain, less than 0 not at all.
 	Drain time.Duration
@@ -97,6 +103,7 @@ type Service struct {
 	joins, logins, refusals *budget.Sources
 
 	passages *passages
+	servers  *servers
 	conns    sync.WaitGroup
 }
 
@@ -136,6 +143,9 @@ func New(cfg Config) (*Service, error) {
 	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.tunnels, Certificate: s.certificate, Loopback: s.loopback})
 	if s.metrics, err = newMetrics(cfg.Registerer, s.port.Stats, s.tunnels.Count); err != nil {
 		return nil, fmt.Errorf("proxy service: register metrics: %w", err)
+	}
+	if s.servers, err = newServers(s); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -182,6 +192,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	})
 	g.Go(func() error { return s.closeRemoved(ctx) })
 	g.Go(func() error { return s.followLocks(ctx) })
+	g.Go(func() error { return s.servers.watch(ctx) })
 	g.Go(func() error { return s.web.reload(ctx, s.cfg.KeypairsReloadInterval, s.cfg.Log) })
 	s.cfg.Log.InfoContext(ctx, "proxy service is ready", "addr", s.cfg.Listener.Addr().String(), "public_addr", s.cfg.PublicAddr)
 	ready()

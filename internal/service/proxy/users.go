@@ -9,12 +9,14 @@ import (
 	"time"
 
 	proxyv1 "teleport/api/proxy/v1"
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/mux"
 	"teleport/internal/route"
 	"teleport/internal/rpc"
+	"teleport/internal/types"
 )
 
 const (
@@ -63,13 +65,17 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	if err != nil {
 		return err
 	}
-	node, resp, err := s.dial(ctx, caller, req, conn.RemoteAddr().String())
+	node, stock, resp, err := s.dial(ctx, caller, req, conn.RemoteAddr().String())
 	if err != nil {
 		return errors.Join(err, respond(conn, resp))
 	}
+	defer func() {
+		if node != nil {
+			_ = node.Close()
+		}
+	}()
 	leave, err := s.enter(caller, resp.GetHostId(), conn.NetConn())
 	if err != nil {
-		_ = node.Close()
 		return errors.Join(err, respond(conn, refusal(err)))
 	}
 	defer leave()
@@ -77,8 +83,11 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	s.metrics.active.Inc()
 	defer s.metrics.active.Dec()
 	if err := respond(conn, resp); err != nil {
-		_ = node.Close()
 		return err
+	}
+	if stock != nil {
+		s.servers.serve(ctx, conn, stock)
+		return nil
 	}
 	s.carry(ctx, conn, node)
 	return nil
@@ -113,32 +122,41 @@ func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity
 	return caller, req, conn.SetDeadline(time.Time{})
 }
 
-// dial connects to the node and makes the answer for the user.
-func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *proxyv1.DialResponse, error) {
+// dial connects to the node and makes the answer for the user. A node that runs only
+// OpenSSH is returned in place of a connection: who the user is there is not known yet.
+func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *typesv1.Server, *proxyv1.DialResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort()}
 	if err := s.locked(caller, ""); err != nil {
-		return nil, refusal(err), s.rejected(ctx, caller, req, clientAddr, err)
+		return nil, nil, refusal(err), s.rejected(ctx, caller, req, clientAddr, err)
 	}
-	conn, node, err := s.router.Dial(ctx, caller, target, clientAddr)
+	node, err := s.router.Find(caller, target)
 	if err == nil {
 		if locked := s.locked(caller, node.GetMetadata().GetName()); locked != nil {
-			_ = conn.Close()
-			return nil, refusal(locked), s.rejected(ctx, caller, req, clientAddr, locked)
+			return nil, nil, refusal(locked), s.rejected(ctx, caller, req, clientAddr, locked)
 		}
+	}
+	var conn net.Conn
+	switch {
+	case err != nil:
+	case node.GetSubKind() == types.SubKindOpenSSH:
+		_, err = s.servers.answerFor(ctx, node)
+	default:
+		conn, err = s.router.Connect(ctx, node, clientAddr)
 	}
 	if err != nil {
 		s.metrics.failed.Inc()
 		if !errors.Is(err, fault.ErrUnreachable) {
 			s.emitRefusal(ctx, audit.AuthAttemptFailure, caller, req, clientAddr, err)
 		}
-		return nil, refusal(err), fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
+		return nil, nil, refusal(err), fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
 	}
-	return conn, &proxyv1.DialResponse{
-		HostId:   node.GetMetadata().GetName(),
-		HostName: node.GetSpec().GetHostname(),
-	}, nil
+	resp := &proxyv1.DialResponse{HostId: node.GetMetadata().GetName(), HostName: node.GetSpec().GetHostname()}
+	if conn == nil {
+		return nil, node, resp, nil
+	}
+	return conn, nil, resp, nil
 }
 
 // refusal is the answer to a user that does not get a connection.
