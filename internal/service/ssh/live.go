@@ -124,6 +124,7 @@ func (s *Service) connected(ctx context.Context, sc *sshd.Conn) func() {
 	if d := s.decide(id, sc.User()); !d.Allowed {
 		c.Close(ctx, s.told(sc.User(), d))
 	}
+	s.keep(ctx, c)
 	return func() {
 		s.live.remove(c)
 		c.leaveUser(ctx)

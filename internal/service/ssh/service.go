@@ -67,6 +67,7 @@ type Service struct {
 	metrics  *metrics
 	refusals *refusals
 	live     *registry
+	arrivals *arrivals
 	counts   counts
 	users    *hostUsers
 
@@ -106,10 +107,14 @@ func New(cfg Config) (*Service, error) {
 		Forwarding:   s.forwarding(),
 		Subsystems:   []string{subsystemSFTP},
 		AcceptEnv:    acceptEnv,
+		Version:      software,
 		KillAfter:    killAfter,
 		Log:          cfg.Log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	if s.arrivals, err = newArrivals(); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -149,7 +154,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	//nolint:contextcheck // the listener ends when it is closed, and Serve closes it when ctx ends
 	ln := mux.RelayedListener(sshd.QuickAck(s.cfg.Listener), mux.PurposeNode, s.verifyProxy, s.cfg.Now)
 	defer func() { _ = ln.Close() }()
-	return s.server.Serve(ctx, ln)
+	return s.serve(ctx, ln)
 }
 
 // stopOr returns err unless ctx has ended: to be stopped is no failure.
@@ -182,7 +187,7 @@ func (s *Service) HandleConn(ctx context.Context, conn net.Conn, clientAddr stri
 		s.mu.Unlock()
 		s.conns.Done()
 	}()
-	s.server.ServeConn(ctx, fromClient(conn, clientAddr))
+	s.serveConn(ctx, fromClient(conn, clientAddr))
 }
 
 // stop ends the connections that came through tunnels.
