@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -116,7 +115,7 @@ func (c *Client) Do(ctx context.Context, req Request) (*Response, error) {
 		if errors.As(err, &inner) {
 			err = inner.Err // the URL may hold what must not be logged
 		}
-		return nil, fault.New(fault.ErrUnreachable, "%s does not answer: %w", u.Host, err)
+		return nil, fault.New(fault.ErrUnreachable, "%s does not answer: %s", u.Host, plain(err))
 	}
 	defer resp.Body.Close()
 	limit := req.Limit
@@ -125,12 +124,31 @@ func (c *Client) Do(ctx context.Context, req Request) (*Response, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, fault.New(fault.ErrUnreachable, "%s broke off its answer: %w", u.Host, err)
+		return nil, fault.New(fault.ErrUnreachable, "%s broke off its answer: %s", u.Host, plain(err))
 	}
 	if int64(len(body)) > limit {
 		return nil, fault.Invalid("the answer of %s is longer than %d bytes", u.Host, limit)
 	}
 	return &Response{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+}
+
+// plain says why a request failed, without the addresses of this network: a stranger who
+// wants to join may read it.
+func plain(err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return "its name is not known here"
+	case errors.As(err, &dns):
+		return "its name cannot be looked up"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "there is no answer in time"
+	case errors.As(err, &op) && op.Err != nil:
+		return op.Err.Error()
+	}
+	return err.Error()
 }
 
 func (c *Client) transport(req Request) *http.Transport {
@@ -160,11 +178,11 @@ func (c *Client) transport(req Request) *http.Transport {
 func publicOnly(_, address string, _ syscall.RawConn) error {
 	addr, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return fmt.Errorf("address %q: %w", address, err)
+		return errors.New("it has no address")
 	}
 	ip := addr.Addr().Unmap()
 	if !ip.IsGlobalUnicast() || ip.IsPrivate() || carrierNAT.Contains(ip) {
-		return fmt.Errorf("%s is not on the public network", ip)
+		return errors.New("its address is not on the public network")
 	}
 	return nil
 }
