@@ -105,7 +105,11 @@ func (e *extras) forwards() ([]client.Forward, error) {
 	add := func(flag, spec string, remote, socks, mayBeSocks bool) error {
 		fw, err := client.ParseForward(spec, remote)
 		if err == nil && fw.Socks() != socks && !(fw.Socks() && mayBeSocks) {
-			err = fmt.Errorf("%q does not fit", spec)
+			form := "[bind:]port:host:port"
+			if socks {
+				form = "[bind:]port"
+			}
+			err = fmt.Errorf("%q does not fit: expected %s", spec, form)
 		}
 		if err != nil {
 			return screen.Usage("-%s %v", flag, err)

@@ -86,6 +86,11 @@ func (n *Node) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		if newChannel.ChannelType() == "direct-tcpip" {
+			go ssh.DiscardRequests(requests)
+			go n.serve(channelConn{ch, conn})
+			continue
+		}
 		go n.session(server, ch, requests)
 	}
 }

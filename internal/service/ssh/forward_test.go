@@ -518,3 +518,21 @@ func TestPrivileges(t *testing.T) {
 		})
 	}
 }
+
+// What cannot be recorded does not happen.
+func TestNoEventNoForward(t *testing.T) {
+	w := start(t, nil)
+	c := w.carol(t, nil).dial(t, w.login)
+	ln := listen(t, "tcp", "127.0.0.1:0")
+	serve(t, ln, shout)
+	w.events.refuse()
+	if conn, err := c.Dial("tcp", ln.Addr().String()); err == nil || !strings.Contains(err.Error(), "audit log") {
+		t.Errorf("forward with a broken audit log = %v, %v, want it refused", conn, err)
+	}
+	if _, err := c.Listen("tcp", "127.0.0.1:0"); err == nil {
+		t.Error("a port was opened with a broken audit log")
+	}
+	if done, _ := session(t, c).SendRequest("auth-agent-req@openssh.com", true, nil); done {
+		t.Error("an agent was forwarded with a broken audit log")
+	}
+}

@@ -63,7 +63,7 @@ func TestAuditOfExec(t *testing.T) {
 func TestNoEventNoSession(t *testing.T) {
 	w := start(t, nil)
 	alice := w.alice(t)
-	w.events.fail = true
+	w.events.refuse()
 	got := runCmd(t, alice.ssh(w.login, "echo hello"))
 	if got.out != "" || got.code != 254 || !strings.Contains(got.err, "audit log") {
 		t.Errorf("session with a broken audit log = %+v, want it refused with 254", got)

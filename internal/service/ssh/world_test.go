@@ -109,6 +109,13 @@ func (e *events) reset() {
 	e.all = nil
 }
 
+// refuse makes the log full.
+func (e *events) refuse() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fail = true
+}
+
 func field(e *auditv1.Event, name string) any { return e.GetFields().AsMap()[name] }
 
 // world is a cluster as far as a node needs one.
