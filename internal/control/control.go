@@ -63,6 +63,9 @@ type Config struct {
 	// Auth is then told. It is called when locks changed, and once for each stream.
 	// Nil has nothing to end.
 	Enforce func(ctx context.Context) error
+	// Keep, if it returns true at the end, leaves the servers announced: another process
+	// of the host serves on.
+	Keep func() bool
 	// OnState is called when the stream is up (nil) and when it broke (why).
 	OnState func(err error)
 	Log     *slog.Logger
@@ -214,6 +217,9 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 	for {
 		select {
 		case <-ctx.Done():
+			if r.cfg.Keep != nil && r.cfg.Keep() {
+				return st.CloseSend()
+			}
 			if err := sent.update(st, nil); err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,12 @@ type process struct {
 	// proxyConn is the Proxy Service's own connection to Auth, nil without one.
 	proxyConn *connection
 	emit      *control.Emitter
+	// program is what this process runs, handed what an older process handed to it.
+	program *program
+	handed  *handed
+	// draining is true from the moment a newer process takes over: the state file is its,
+	// and handedOver once it serves.
+	draining, handedOver atomic.Bool
 	// runID tells this run of the process from a copy that has the same identity.
 	runID string
 	// viaProxy is true if this process reaches the cluster through a Proxy.
@@ -126,6 +133,7 @@ func newProcess(opts Options) *process {
 	p := &process{
 		opts:      opts,
 		runID:     uuid.NewString(),
+		program:   thisProgram(),
 		log:       opts.Log,
 		health:    diag.NewHealth(),
 		registry:  prometheus.NewRegistry(),
@@ -143,10 +151,17 @@ func newProcess(opts Options) *process {
 
 func (p *process) run(ctx context.Context) (err error) {
 	defer p.closeListeners()
+	handed, err := takeHanded()
+	if err == nil && handed != nil {
+		err = p.takeOver(handed)
+	}
+	if err != nil {
+		return &Error{ExitError, err}
+	}
 	if err := p.listen(ctx); err != nil {
 		return &Error{ExitError, err}
 	}
-	if p.dir, err = state.Open(p.config().DataDir); err != nil {
+	if p.dir, err = p.openDir(); err != nil {
 		return &Error{ExitDataDir, err}
 	}
 	defer func() {
@@ -163,6 +178,12 @@ func (p *process) run(ctx context.Context) (err error) {
 		log: p.log, grace: stopGrace, onReady: p.health.Ready, onDone: p.health.Gone,
 		reload: p.opts.Reload, onReload: p.change,
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		p.waitDrained(ctx)
+		cancel()
+	}()
 	err = sup.run(ctx, p.steps()...)
 	if p.proxyConn != nil {
 		_ = p.proxyConn.Close()
@@ -195,7 +216,7 @@ func (p *process) steps() []step {
 		if p.opts.OnReady != nil {
 			p.opts.OnReady(p.addrs)
 		}
-		return nil, nil
+		return nil, p.tookOver()
 	})
 	return steps
 }
@@ -252,6 +273,9 @@ const (
 
 // open opens a port and returns its address.
 func (p *process) open(ctx context.Context, key, addr string) (string, error) {
+	if ln := p.listeners[key]; ln != nil { // it was handed over
+		return ln.Addr().String(), nil
+	}
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return "", fmt.Errorf("%s: cannot listen on %s: %w", key, addr, err)
@@ -282,7 +306,12 @@ func writePID(path string) (func(), error) {
 	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil { //nolint:gosec // a pid is for everybody to read
 		return nil, fmt.Errorf("teleport.pid_file: %w", err)
 	}
-	return func() { _ = os.Remove(path) }, nil
+	return func() {
+		// A process that took over has written its own.
+		if text, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(text)) == strconv.Itoa(os.Getpid()) {
+			_ = os.Remove(path)
+		}
+	}, nil
 }
 
 // servers is what the process announces: one resource per service.

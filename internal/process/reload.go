@@ -17,6 +17,9 @@ const stepSSH = "ssh"
 // adds join and start, services that it drops stop, all others go on with their
 // sessions. If a service cannot be added nothing changes.
 func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string, start []step) {
+	if p.draining.Load() {
+		return nil, nil // there is a newer process, and the signal is for that one
+	}
 	old := p.config()
 	refuse := func(err error) ([]string, []step) {
 		p.log.ErrorContext(ctx, "the configuration was not changed over to", "error", err)
@@ -24,6 +27,12 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 	}
 	if old.Auth.Enabled != cfg.Auth.Enabled || old.Proxy.Enabled != cfg.Proxy.Enabled {
 		return refuse(errors.New("the Auth and Proxy Services come and go with a restart only"))
+	}
+	if p.program.replaced() {
+		if stop := p.handOver(ctx, cfg); stop != nil {
+			p.handedOver.Store(true)
+			return stop, nil
+		}
 	}
 	if key := fixed(old, cfg); key != "" {
 		p.log.WarnContext(ctx, "a change in the configuration takes effect at the next start", "section", key)

@@ -107,6 +107,7 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		Servers:        p.servers.list,
 		ServersChanged: p.servers.changed,
 		Restart:        p.newStream,
+		Keep:           p.draining.Load,
 		OnAuthorities:  p.adoptAuthorities,
 		Enforce:        p.enforcers.enforce,
 		Emitter:        p.emit,
@@ -122,6 +123,12 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 			case <-synced:
 				heard = true
 			default:
+			}
+			if fault.Code(err) == join.CodeReplaced && p.draining.Load() {
+				if err := p.follow(); err != nil {
+					p.log.WarnContext(ctx, "the identity of the process that took over cannot be used", "error", err)
+				}
+				return
 			}
 			if fault.Code(err) == join.CodeHostRemoved && p.comeBack(ctx) {
 				return
@@ -142,7 +149,7 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 // it may; the control stream then connects as before. A host that comes back under a
 // new id has to start anew.
 func (p *process) comeBack(ctx context.Context) bool {
-	if p.auth != nil || p.config().Join.TokenName == "" {
+	if p.auth != nil || p.draining.Load() || p.config().Join.TokenName == "" {
 		return false
 	}
 	id := p.holder.HostID()
@@ -193,7 +200,7 @@ func (p *process) authAddr() string {
 func (p *process) adoptAuthorities(cas []*typesv1.CertAuthority) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
-	if err := p.holder.SetAuthorities(cas); err != nil {
+	if err := p.holder.SetAuthorities(cas); err != nil || p.draining.Load() {
 		return err
 	}
 	return p.dir.Save(p.holder.State())
@@ -240,7 +247,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 }
 
 func (p *process) makeSSH(ctx context.Context) (Service, error) {
-	if !p.viaProxy && p.listeners[keySSH] == nil {
+	if !p.viaProxy {
 		var err error
 		if p.addrs.SSH, err = p.open(ctx, keySSH, p.config().SSH.ListenAddr); err != nil {
 			return nil, err
@@ -321,6 +328,7 @@ func (p *process) makeTunnel(context.Context) (Service, error) {
 			Signer:  p.tunnelSigner,
 			HostKey: p.tunnelHostKey,
 			Handle:  p.handleTunnel,
+			Dial:    p.dialTunnel,
 			Log:     p.log.With("service", "tunnel"),
 		}, func(connected bool) {
 			if connected {
@@ -332,6 +340,18 @@ func (p *process) makeTunnel(context.Context) (Service, error) {
 		})
 	}}, nil
 }
+
+// dialTunnel reaches the Proxy. A process that has handed over keeps its tunnel for what
+// is open, and opens no other one.
+func (p *process) dialTunnel(ctx context.Context, network, addr string) (net.Conn, error) {
+	if p.draining.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return (&net.Dialer{Timeout: tunnelDialTimeout}).DialContext(ctx, network, addr)
+}
+
+const tunnelDialTimeout = 10 * time.Second
 
 // handleTunnel serves a connection that came through the tunnel.
 func (p *process) handleTunnel(ctx context.Context, service types.SystemRole, conn net.Conn, clientAddr string) {

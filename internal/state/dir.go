@@ -64,6 +64,30 @@ func Open(dir string) (*Dir, error) {
 	return d, nil
 }
 
+// OpenLocked opens a directory whose lock this process was handed by the one that had
+// it: the kernel holds the lock until both have closed the file.
+func OpenLocked(dir string, lock *os.File) (*Dir, error) {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.Invalid("data directory %q: %w", dir, err)
+	}
+	if err := checkDir(path, os.Geteuid()); err != nil {
+		return nil, err
+	}
+	d := &Dir{path: path, create: createExclusive, lock: lock}
+	d.sign()
+	return d, nil
+}
+
+// LockFile returns another handle of the lock, to hand to a process that takes over.
+func (d *Dir) LockFile() (*os.File, error) {
+	fd, err := unix.FcntlInt(d.lock.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock of the data directory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), d.lock.Name()), nil
+}
+
 // Peek returns the state that is saved in a directory, as Dir.Load does, without
 // taking the directory: the process that uses it may run and save meanwhile.
 func Peek(dir string) (*State, error) {
@@ -129,12 +153,16 @@ func (d *Dir) acquire() error {
 		return fault.Invalid("data directory %q cannot be locked: %w: it must be on a file system with flock", d.path, err)
 	}
 	d.lock = f
-	// The content only serves the message above.
-	text := fmt.Sprintf("pid %d\nstarted %s\n", os.Getpid(), time.Now().UTC().Format(time.RFC3339))
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(text), 0)
-	}
+	d.sign()
 	return nil
+}
+
+// sign writes who has the lock. The content only serves the message of acquire.
+func (d *Dir) sign() {
+	text := fmt.Sprintf("pid %d\nstarted %s\n", os.Getpid(), time.Now().UTC().Format(time.RFC3339))
+	if err := d.lock.Truncate(0); err == nil {
+		_, _ = d.lock.WriteAt([]byte(text), 0)
+	}
 }
 
 func flock(f *os.File) error {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,6 +69,7 @@ type Service struct {
 	refusals *refusals
 	live     *registry
 	arrivals *arrivals
+	draining atomic.Bool
 	counts   counts
 	users    *hostUsers
 
@@ -154,7 +156,12 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	//nolint:contextcheck // the listener ends when it is closed, and Serve closes it when ctx ends
 	ln := mux.RelayedListener(sshd.QuickAck(s.cfg.Listener), mux.PurposeNode, s.verifyProxy, s.cfg.Now)
 	defer func() { _ = ln.Close() }()
-	return s.serve(ctx, ln)
+	err := s.serve(ctx, ln)
+	if s.draining.Load() {
+		<-ctx.Done()
+		return nil
+	}
+	return err
 }
 
 // stopOr returns err unless ctx has ended: to be stopped is no failure.
