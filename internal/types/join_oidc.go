@@ -2,6 +2,7 @@ package types
 
 import (
 	"slices"
+	"strings"
 
 	typesv1 "teleport/api/types/v1"
 )
@@ -27,7 +28,7 @@ func oidcMethod() JoinMethod {
 			problem("spec.oidc.ca", checkIssuerCA(ca), add)
 		}
 		for i, r := range o.GetAllow() {
-			checkOIDCRule(rulePath("spec.oidc.allow", i), r, add)
+			checkOIDCRule(rulePath("spec.oidc.allow", i), o.GetIssuer(), r, add)
 		}
 	}
 	return m
@@ -36,7 +37,25 @@ func oidcMethod() JoinMethod {
 // maxClaimPath bounds the name of a claim.
 const maxClaimPath = 256
 
-func checkOIDCRule(path string, r *typesv1.OIDCRule, add func(path, format string, args ...any)) {
+// owners returns, for an issuer whose tokens anybody can get, the claims that say whose a
+// token is; nil for any other issuer. The names are those of the platforms' documents.
+func owners(issuer string) []string {
+	switch strings.TrimSuffix(issuer, "/") {
+	case "https://token.actions.githubusercontent.com":
+		return []string{"sub", "repository", "repository_id", "repository_owner", "repository_owner_id", "job_workflow_ref", "enterprise_id"}
+	case "https://gitlab.com":
+		return []string{"sub", "project_path", "project_id", "namespace_path", "namespace_id"}
+	case "https://app.terraform.io":
+		return []string{"sub", "terraform_organization_id", "terraform_organization_name", "terraform_project_id", "terraform_workspace_id"}
+	case "https://login.app.env0.com":
+		return []string{"organizationId", "projectId", "templateId", "environmentId"}
+	case "https://accounts.google.com":
+		return []string{"sub", "email", "hd"}
+	}
+	return nil
+}
+
+func checkOIDCRule(path, issuer string, r *typesv1.OIDCRule, add func(path, format string, args ...any)) {
 	telling := false
 	for name := range r.GetMustMatchFields() {
 		// What every token of the issuer for this cluster has tells nobody apart.
@@ -44,6 +63,9 @@ func checkOIDCRule(path string, r *typesv1.OIDCRule, add func(path, format strin
 	}
 	if len(r.GetMustMatchFields()) > 0 && !telling {
 		add(path+".must_match_fields", "the rule would admit every token of the issuer: give a claim that says whose it is, such as sub")
+	}
+	if of := owners(issuer); telling && of != nil && !slices.ContainsFunc(of, func(name string) bool { return r.GetMustMatchFields()[name] != nil }) {
+		add(path+".must_match_fields", "the rule would admit what anybody may make, since all the world has tokens of this issuer: give %s", orWords(of))
 	}
 	for _, fields := range []map[string]*typesv1.Strings{r.GetMustMatchFields(), r.GetGlobFields()} {
 		for name := range fields {
