@@ -93,6 +93,7 @@ func systemdUnit(o unitOptions) (string, error) {
 		"",
 		"[Service]",
 		"Type=simple",
+		"NotifyAccess=all",
 		"EnvironmentFile=-" + o.envFile,
 		"ExecStart=" + o.teleportPath + " start --config=" + config.DefaultPath + " --pid-file=" + o.pidFile,
 		"ExecReload=/bin/kill -HUP $MAINPID",
