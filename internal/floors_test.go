@@ -42,7 +42,7 @@ var floors = []struct {
 		"internal/join/all", "internal/authz", "internal/tunnel", "internal/client", "internal/control", "internal/client/screen", "internal/client/transfer",
 	}},
 	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshd", "internal/client/clienttest"}},
-	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh"}},
+	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh", "internal/enroll"}},
 	{9, []string{"internal/config"}},
 	{10, []string{"internal/process", "internal/doctor"}},
 	{11, []string{"cmd/teleport", "cmd/tctl", "cmd/tsh", "test/..."}},

@@ -38,6 +38,7 @@ Exit codes: 0 it would be admitted, 3 it would be refused.`,
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "rehearse")
 	screen.FormatFlag(cmd, &format, screen.Text, screen.JSON)
 	o.flags(cmd.Flags())
+	cmd.AddCommand(a.newJoinOpenSSH())
 	return cmd
 }
 

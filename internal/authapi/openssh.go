@@ -72,6 +72,9 @@ func (s *OpenSSHServer) EnrollServer(ctx context.Context, req *opensshv1.EnrollS
 	if err != nil {
 		return nil, fault.New(fault.ErrDenied, "host %s was removed from the cluster: delete its data directory and join afresh", host.ID).WithCode("host_removed")
 	}
+	if host.Generation < instance.GetStatus().GetGeneration() {
+		return nil, fault.Unauthenticated("this process has a newer certificate of host %s: use that one", host.ID)
+	}
 	if err := s.checkNames(ctx, instance, req.GetPrincipals()); err != nil {
 		return nil, err
 	}
