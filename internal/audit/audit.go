@@ -29,6 +29,7 @@ var (
 	MFAAdd              = Kind{"mfa.add", "T1006I"}
 	ResetPasswordToken  = Kind{"reset_password_token.create", "T6000I"}
 	SessionStart        = Kind{"session.start", "T2000I"}
+	SessionJoin         = Kind{"session.join", "T2001I"}
 	SessionResize       = Kind{"session.resize", "T2002I"}
 	SessionLeave        = Kind{"session.leave", "T2003I"}
 	SessionEnd          = Kind{"session.end", "T2004I"}
@@ -76,7 +77,7 @@ var (
 func Kinds() []Kind {
 	return []Kind{
 		UserLogin, UserLoginFailure, UserCreate, UserUpdate, UserDelete, PasswordChange, MFAAdd, ResetPasswordToken,
-		SessionStart, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
+		SessionStart, SessionJoin, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
 		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, SCPDenied, ClientDisconnect,
 		PortForward, PortForwardFailure, PortForwardStop, X11Forward, X11ForwardFailure, AgentForward, AgentForwardFailure,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,

@@ -89,7 +89,7 @@ var table = map[string]row{
 // emits lists the events that a service may send.
 var emits = map[types.SystemRole][]audit.Kind{
 	types.RoleNode: {
-		audit.SessionStart, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData, audit.SessionRejected,
+		audit.SessionStart, audit.SessionJoin, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData, audit.SessionRejected,
 		audit.AuthAttemptFailure, audit.Subsystem, audit.SubsystemFailure, audit.Exec, audit.ExecFailure,
 		audit.SCPDownload, audit.SCPUpload, audit.SCPDenied,
 		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,

@@ -15,6 +15,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/sshd"
+	"teleport/internal/types"
 )
 
 const permitPTY = "permit-pty"
@@ -59,7 +60,7 @@ func (s *Service) authorize(ctx context.Context, meta gossh.ConnMetadata, login 
 	if err := s.cfg.Cache.WaitSynced(ctx); err != nil {
 		return errors.Join(&sshd.Refusal{Text: "this host does not know the state of the cluster yet: try again in a moment"}, err)
 	}
-	d := s.decide(id, meta.User())
+	d := s.decideConn(id, meta.User())
 	if d.Allowed {
 		return s.grant(ctx, meta, login, id)
 	}
@@ -84,6 +85,9 @@ func (s *Service) refuse(ctx context.Context, e *auditv1.Event, id *identity.Ide
 }
 
 func (s *Service) denied(login string) string {
+	if login == types.LoginJoin {
+		return fmt.Sprintf("access denied: your roles do not let you join sessions on %s, ask an administrator", s.cfg.Hostname)
+	}
 	return fmt.Sprintf("access denied to %s connecting to %s: your roles do not allow it, ask an administrator", login, s.cfg.Hostname)
 }
 
@@ -91,6 +95,9 @@ func (s *Service) denied(login string) string {
 func (s *Service) decide(id *identity.Identity, login string) access.Decision {
 	if d, refused := s.lockRefuses(id, login); refused {
 		return d
+	}
+	if login == types.LoginJoin {
+		return access.Decision{Rule: "certificate", Reason: fmt.Sprintf("login %q is for joining sessions only", login)}
 	}
 	if !slices.Contains(id.User.Logins, login) {
 		return access.Decision{Rule: "certificate", Reason: fmt.Sprintf("the certificate of %s is not good for login %q, only for %q", id.User.Name, login, id.User.Logins)}

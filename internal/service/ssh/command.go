@@ -19,7 +19,7 @@ const (
 // acceptEnv is the allow-list of variables a client may set. Anything else could
 // change what programs do (LD_PRELOAD, BASH_ENV, ...).
 func acceptEnv(name string) bool {
-	if name == "LANG" || name == "COLORTERM" {
+	if name == "LANG" || name == "COLORTERM" || name == envReason || name == envInvited || name == envVerbose {
 		return true
 	}
 	rest, ok := strings.CutPrefix(name, "LC_")
@@ -38,7 +38,7 @@ func (s *Service) environment(se *sshd.Session, id *identity.Identity, a *accoun
 	}
 	remoteIP, remotePort := hostPort(c.RemoteAddr())
 	localIP, localPort := hostPort(c.LocalAddr())
-	env := append(se.Env(),
+	env := append(withoutSession(se.Env()),
 		"HOME="+a.home, "SHELL="+a.shell, "USER="+a.name, "LOGNAME="+a.name, "PATH="+search,
 		"SSH_CLIENT="+remoteIP+" "+remotePort+" "+localPort,
 		"SSH_CONNECTION="+remoteIP+" "+remotePort+" "+localIP+" "+localPort,

@@ -50,6 +50,8 @@ type record struct {
 	id    *identity.Identity
 	began time.Time
 	files *transfers
+	// party is the company of a session on a terminal, or nil.
+	party *party
 
 	mu    sync.Mutex
 	index int64
@@ -70,11 +72,16 @@ func (r *record) event(k audit.Kind, more map[string]any) *auditv1.Event {
 	f := map[string]any{"sid": r.se.ID(), "interactive": r.se.Interactive()}
 	maps.Copy(f, more)
 	e := audit.New(k, r.s.fields(r.se.Conn(), r.id, f))
+	r.number(e)
+	return e
+}
+
+// number gives an event the session's next number.
+func (r *record) number(e *auditv1.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.Ei = r.index
 	r.index++
-	return e
 }
 
 // start records that the session begins. Without this event there is no session.
@@ -140,6 +147,13 @@ func (r *record) end(ctx context.Context, exit sshd.Exit, failure error) {
 	}
 	if sum := r.files.summary(); sum != nil {
 		more["transfers"] = sum
+	}
+	if r.party != nil {
+		names, why := r.party.everybody()
+		more["participants"] = append([]string{r.id.User.Name}, names...)
+		if why != "" {
+			more["reason"] = why
+		}
 	}
 	if reason := r.s.endedBy(r.se.Conn()); reason != "" {
 		more["reason"] = reason

@@ -121,7 +121,7 @@ func (s *Service) connected(ctx context.Context, sc *sshd.Conn) func() {
 	}
 	c := &connection{s: s, ssh: sc, id: id}
 	s.live.add(c)
-	if d := s.decide(id, sc.User()); !d.Allowed {
+	if d := s.decideConn(id, sc.User()); !d.Allowed {
 		c.Close(ctx, s.told(sc.User(), d))
 	}
 	s.keep(ctx, c)

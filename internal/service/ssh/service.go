@@ -51,6 +51,8 @@ type Config struct {
 	X11                          X11Config
 	// NoHostUsers makes no local users, whatever roles say.
 	NoHostUsers bool
+	// SessionsChanged is called when Sessions has something else to say; it may be nil.
+	SessionsChanged func()
 	// Announce is told what this host is, when that is known and when it changes.
 	Announce   func(*typesv1.Server)
 	Log        *slog.Logger
@@ -71,6 +73,7 @@ type Service struct {
 	arrivals *arrivals
 	draining atomic.Bool
 	counts   counts
+	parties  parties
 	users    *hostUsers
 
 	mu      sync.Mutex
@@ -107,7 +110,7 @@ func New(cfg Config) (*Service, error) {
 		Connected:    s.connected,
 		Session:      s.session,
 		Forwarding:   s.forwarding(),
-		Subsystems:   []string{subsystemSFTP},
+		Subsystems:   []string{subsystemSFTP, subsystemJoin},
 		AcceptEnv:    acceptEnv,
 		Version:      software,
 		KillAfter:    killAfter,

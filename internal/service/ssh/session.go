@@ -31,11 +31,17 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 	if err != nil {
 		return s.say(se, err)
 	}
+	if mode, sid, ok := parseJoin(se); ok {
+		return s.join(ctx, se, id, mode, sid)
+	}
 	r := s.newRecord(se, id)
 	a, cred, err := s.admit(ctx, se.Conn(), id)
 	if err != nil {
 		s.metrics.rejected.Inc()
 		return s.say(se, s.reject(ctx, r, err))
+	}
+	if err := s.mayBeAlone(ctx, r); err != nil {
+		return s.say(se, err)
 	}
 	if err := s.mayCopy(ctx, r); err != nil {
 		return s.say(se, err)
@@ -184,6 +190,17 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 			_, _ = io.WriteString(se.Stderr(), clean(note)+"\r\n")
 		}
 	}
+	var company io.ReadWriter
+	if t != nil {
+		var p *party
+		p, ctx = s.gather(ctx, r, t)
+		defer p.cancel(nil)
+		defer p.finish()
+		if err := p.await(ctx); err != nil {
+			return sshd.Exit{}, err
+		}
+		company = p
+	}
 	var visit *loginRecord
 	defer func() { visit.end() }()
 	exit, err := se.Run(ctx, sshd.Command{
@@ -192,6 +209,7 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 		Env:        s.environment(se, r.id, a, tty),
 		Dir:        a.home,
 		Credential: cred,
+		Between:    company,
 		Started: func(pid int) error {
 			if err := verifyCredential(pid, cred); err != nil {
 				return err
