@@ -37,9 +37,9 @@ func open(path string) (*device, error) {
 	kind, what := fault.ErrUnreachable, "is it a TPM 2.0, and not in use by another program?"
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		kind, what = fault.ErrInvalid, "this machine has no TPM 2.0, or it is turned off in its firmware, or the setting "+SettingDevice+" is wrong"
+		kind, what = fault.ErrNotFound, "this machine has no TPM 2.0, or it is turned off in its firmware, or the setting "+SettingDevice+" is wrong"
 	case errors.Is(err, fs.ErrPermission):
-		kind, what = fault.ErrInvalid, "run as root, or in the group tss"
+		kind, what = fault.ErrDenied, "run as root, or in the group tss"
 	}
 	if err != nil {
 		return nil, fault.New(kind, "the TPM %s cannot be opened (%w): %s", path, err, what).WithCode(method.CodeCredentials)
