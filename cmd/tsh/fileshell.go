@@ -59,7 +59,7 @@ func (s *fileShell) commands() []fileCommand {
 		{[]string{"lpwd"}, "lpwd", "say which directory of this machine this is", 0, 0, s.localWhere},
 		{[]string{"lls"}, "lls [path]", "list a directory of this machine", 0, 1, s.localList},
 		{[]string{"lmkdir"}, "lmkdir path", "make a directory on this machine", 1, 1, func(_ context.Context, args []string) error {
-			return because(args[0], os.Mkdir(args[0], 0o777))
+			return because(args[0], os.Mkdir(args[0], 0o777)) //nolint:gosec // the umask decides, as everywhere
 		}},
 		{[]string{"help", "?"}, "help", "list the commands", 0, 0, s.help},
 		{[]string{"quit", "exit", "bye"}, "quit", "end the session", 0, 0, func(context.Context, []string) error { return errQuit }},

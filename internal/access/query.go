@@ -130,7 +130,7 @@ func queryFunction(name string, args []node) (node, error) {
 		if !ok {
 			return nil, fault.Invalid(`exists takes a label: exists(labels["env"])`)
 		}
-		return existsNode{label.key}, nil
+		return existsNode(label), nil
 	case "search":
 		if len(args) == 0 || len(args) > maxSet {
 			return nil, fault.Invalid("search takes 1 to %d texts, and was given %d", maxSet, len(args))
