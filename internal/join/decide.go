@@ -72,7 +72,7 @@ type before struct {
 	replaced []string
 	// seen is true if the ledger has the machine already.
 	seen bool
-	// created entries must be new when the identity is issued, written ones not.
+	// created entries must be new when the identity is issued, written ones as they were read.
 	created, written []*typesv1.LedgerEntry
 }
 
@@ -129,6 +129,7 @@ func (s *Server) checkOnce(ctx context.Context, a *attempt, b *before, p method.
 	default:
 		return replayed(name, old)
 	}
+	entry.Metadata.Revision = old.GetMetadata().GetRevision()
 	b.written = append(b.written, entry)
 	return nil
 }
@@ -155,6 +156,7 @@ func (s *Server) checkMachine(ctx context.Context, a *attempt, b *before) error 
 		return err
 	}
 	b.seen = true
+	entry.Metadata.Revision = old.GetMetadata().GetRevision()
 	b.written = append(b.written, entry)
 	host := old.GetSpec().GetHostId()
 	policy := a.token.GetSpec().GetRejoin()

@@ -59,7 +59,7 @@ func (s *Server) issueJoin(ctx context.Context, a *attempt, b *before, m method.
 	}
 	for _, e := range b.written {
 		e.Spec.HostId = grant.GetHostId()
-		tx.Upsert(e)
+		tx.Update(e)
 	}
 	replaced, err := s.removeReplaced(ctx, tx, b, grant.GetHostId())
 	if err != nil {
@@ -173,10 +173,14 @@ func (s *Server) lost(ctx context.Context, a *attempt, b *before, err error) err
 	if !errors.Is(err, fault.ErrStale) && !errors.Is(err, fault.ErrNotFound) {
 		return err
 	}
-	if now, _, gerr := s.findToken(ctx, a.init.GetTokenId()); gerr == nil && now.GetMetadata().GetRevision() == a.token.GetMetadata().GetRevision() {
-		return fault.New(fault.ErrStale, "the record of this host changed during the join: try again")
+	now, _, gerr := s.findToken(ctx, a.init.GetTokenId())
+	switch {
+	case gerr != nil:
+		return fault.New(fault.ErrDenied, "the join token was revoked during the join: make a new one").WithCode(CodeTokenRevoked)
+	case now.GetMetadata().GetRevision() != a.token.GetMetadata().GetRevision():
+		return fault.Stale("the join token was changed or used during the join: try again")
 	}
-	return fault.New(fault.ErrDenied, "the join token was revoked or changed during the join: try again, or make a new one").WithCode(CodeTokenRevoked)
+	return fault.Stale("what is known of this machine changed during the join: try again")
 }
 
 // grant signs certificates for the instance over the two keys and advances its

@@ -3,8 +3,10 @@ package join_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -244,5 +246,30 @@ func TestRenewalHasEachServiceOnce(t *testing.T) {
 	check(t, err)
 	if got := resp.GetGrant().GetRoles(); len(got) != 1 {
 		t.Errorf("%d roles were granted, want 1", len(got))
+	}
+}
+
+// One machine that comes several times at once becomes one host, also when the one that
+// it was is gone.
+func TestOneMachineBecomesOneHost(t *testing.T) {
+	f := newPlatform(t, platform(1, ""))
+	f.delegatedToken(func(tok *typesv1.Token) { tok.Spec.Rejoin = types.RejoinReplace })
+	machine := f.machine(map[string]string{"machine": "vm-1"})
+	st, err := join.Join(t.Context(), machine)
+	check(t, err)
+	check(t, f.store.Tx().Delete(types.KindInstance, st.HostID, "").Commit(t.Context()))
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			if _, err := join.Join(context.Background(), machine); err != nil && !errors.Is(err, fault.ErrStale) {
+				t.Errorf("Join = %v, want to be told to try again", err)
+			}
+		})
+	}
+	wg.Wait()
+	instances, err := store.All[*typesv1.Instance](t.Context(), f.store, types.KindInstance)
+	check(t, err)
+	if len(instances) != 2 {
+		t.Errorf("%d instances, want one and Auth's own", len(instances))
 	}
 }

@@ -158,7 +158,7 @@ func (p *process) join(ctx context.Context, current *state.Holder) error {
 			return p.adopt(st)
 		case ctx.Err() != nil:
 			return nil
-		case wait > 0:
+		case wait > 0, errors.Is(err, fault.ErrStale):
 		case fault.Code(err) == join.CodeIdentityInvalid && params.Current != nil && !time.Now().Before(params.Current.Expires()):
 			// Too old to say who we were: what admits us is the token in any case.
 			p.log.WarnContext(ctx, "the cluster does not know the expired identity any more, joining as a new host", "error", err)
