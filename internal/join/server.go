@@ -305,7 +305,7 @@ func (s *Server) verify(ctx context.Context, a *attempt, m method.Method) error 
 		rules, ok := method.Match(a.token.GetSpec(), c)
 		a.rules = rules
 		if !ok {
-			return method.Refusal(a.token.GetSpec(), c)
+			return method.Refusal(c)
 		}
 		return nil
 	}

@@ -181,7 +181,7 @@ func (p *process) upgrade(ctx context.Context) (pid int, err error) {
 		return 0, err
 	}
 	// It outlives this process, so nothing of ours may end it.
-	cmd := exec.Command(p.program.path, os.Args[1:]...) //nolint:noctx // see above
+	cmd := exec.Command(p.program.path, os.Args[1:]...) //nolint:noctx,gosec // see above; it is the program that runs, with its own arguments
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), handoverEnv+"="+string(text))
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = os.Stdout, os.Stderr, files

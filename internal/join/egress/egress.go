@@ -86,7 +86,8 @@ type Response struct {
 // error says which host failed and how.
 func (c *Client) Do(ctx context.Context, req Request) (*Response, error) {
 	u, err := url.Parse(req.URL)
-	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !(u.Scheme == "http" && (c.metadata || req.Plain)) {
+	plain := u != nil && u.Scheme == "http" && (c.metadata || req.Plain)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !plain {
 		return nil, fault.Invalid("address %q: expected https://host/path", req.URL)
 	}
 	timeout := c.cfg.Timeout

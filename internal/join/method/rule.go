@@ -61,7 +61,7 @@ func Match(spec *typesv1.TokenSpec, claims Claims) (results []RuleResult, allowe
 
 // Refusal is the error when no rule matches: the machine sees what was proven about
 // it, not what the rules want.
-func Refusal(spec *typesv1.TokenSpec, claims Claims) error {
+func Refusal(claims Claims) error {
 	names := make([]string, 0, len(claims.Attributes))
 	for name := range claims.Attributes {
 		names = append(names, name)

@@ -28,12 +28,12 @@ func TestSuite(t *testing.T) {
 			}
 		},
 		Bad: []jointest.Case{
-			{"wrong secret", func(_ *testing.T, s *jointest.Setup) { s.Machine.Token = "ffff" + secret[4:] }, token.CodeTokenProof},
-			{"no verifier", func(_ *testing.T, s *jointest.Setup) { s.Status = nil }, token.CodeTokenProof},
-			{"short verifier", func(_ *testing.T, s *jointest.Setup) { s.Status.Verifier = s.Status.Verifier[:31] }, token.CodeTokenProof},
-			{"bent on the way", func(_ *testing.T, s *jointest.Setup) {
+			{Name: "wrong secret", Bend: func(_ *testing.T, s *jointest.Setup) { s.Machine.Token = "ffff" + secret[4:] }, Code: token.CodeTokenProof},
+			{Name: "no verifier", Bend: func(_ *testing.T, s *jointest.Setup) { s.Status = nil }, Code: token.CodeTokenProof},
+			{Name: "short verifier", Bend: func(_ *testing.T, s *jointest.Setup) { s.Status.Verifier = s.Status.Verifier[:31] }, Code: token.CodeTokenProof},
+			{Name: "bent on the way", Bend: func(_ *testing.T, s *jointest.Setup) {
 				s.Tamper = func(a []byte) []byte { a[0] ^= 1; return a }
-			}, token.CodeTokenProof},
+			}, Code: token.CodeTokenProof},
 		},
 		NotApplicable: map[string]string{
 			"expired":        "the record of the token expires, not the proof: package join looks at it",
