@@ -104,7 +104,7 @@ func (e *extras) forwards() ([]client.Forward, error) {
 	var out []client.Forward
 	add := func(flag, spec string, remote, socks, mayBeSocks bool) error {
 		fw, err := client.ParseForward(spec, remote)
-		if err == nil && fw.Socks() != socks && !(fw.Socks() && mayBeSocks) {
+		if err == nil && fw.Socks() != socks && (!fw.Socks() || !mayBeSocks) {
 			form := "[bind:]port:host:port"
 			if socks {
 				form = "[bind:]port"
@@ -223,7 +223,7 @@ func dropOutput() {
 
 // goBackground starts this tsh again without a terminal and returns when that one is
 // connected; if it ends before, with its exit code.
-func goBackground(a *app) error {
+func goBackground() error {
 	self, err := os.Executable()
 	if err != nil {
 		return fault.Invalid("cannot tell where tsh is: %w", err)
@@ -233,7 +233,7 @@ func goBackground(a *app) error {
 		return fault.Invalid("open a pipe: %w", err)
 	}
 	defer func() { _ = r.Close() }()
-	cmd := exec.Command(self, os.Args[1:]...)
+	cmd := exec.Command(self, os.Args[1:]...) //nolint:gosec // this program itself, as it was called
 	cmd.Env = append(os.Environ(), readyFD+"=3")
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr

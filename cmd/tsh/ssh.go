@@ -67,7 +67,7 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 	}
 	ready, background := isBackground()
 	if o.background && !background {
-		return goBackground(a)
+		return goBackground()
 	}
 	c, s, err := a.client(ctx)
 	if err != nil {

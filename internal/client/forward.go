@@ -111,7 +111,7 @@ func splitSpec(spec string) ([]string, error) {
 			}
 			part, rest, more = inner, strings.TrimPrefix(after, ":"), after != ""
 		}
-		if part == "" && !(len(parts) == 0 && more) {
+		if part == "" && (len(parts) > 0 || !more) {
 			return nil, errors.New("empty part")
 		}
 		parts = append(parts, part)

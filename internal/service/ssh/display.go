@@ -52,7 +52,7 @@ func (s *Service) displayFor(ctx context.Context, se *sshd.Session, r sshd.X11) 
 	}
 	about["success"], about["display"] = true, number
 	if err := s.cfg.Emit(ctx, audit.New(audit.X11Forward, s.fields(c, g.id, about))); err != nil {
-		_ = d.Close()
+		_ = d.Close() //nolint:contextcheck // the cookie goes away however the session ended
 		return nil, nil, errUnrecorded()
 	}
 	return d, []string{fmt.Sprintf("DISPLAY=localhost:%d.%d", number, r.Screen)}, nil

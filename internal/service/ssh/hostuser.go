@@ -276,6 +276,7 @@ func (h *hostUsers) writeSudoers(ctx context.Context, name string, lines []strin
 	// sudo does not look at a name with a dot.
 	tmp := path + ".new"
 	defer func() { _ = os.Remove(tmp) }()
+	//nolint:gosec // the mode that sudo wants
 	if err := os.WriteFile(tmp, []byte(text.String()), 0o440); err != nil {
 		return fmt.Errorf("write the sudoers file of %q: %w", name, err)
 	}

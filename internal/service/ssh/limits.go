@@ -58,27 +58,27 @@ func (c *counts) give(user string) {
 func (s *Service) grant(ctx context.Context, meta gossh.ConnMetadata, login *sshd.Login, id *identity.Identity) error {
 	o := s.options(id)
 	name := id.User.Name
-	refuse := func(text, reason string) error {
+	refuse := func(ctx context.Context, text, reason string) error {
 		s.metrics.rejected.Inc()
 		e := audit.New(audit.SessionRejected, s.fields(meta, id, map[string]any{"success": false, "error": text, "reason": reason}))
 		return s.refuse(ctx, e, id, text, reason)
 	}
 	if o.Broken != nil {
-		return refuse(s.denied(meta.User()), o.Broken.Error())
+		return refuse(ctx, s.denied(meta.User()), o.Broken.Error())
 	}
 	if _, pinned := login.CriticalOptions[sourceAddress]; o.PinSource && !pinned {
-		return refuse("access denied: your roles bind certificates to the address of the login, and yours names none: log in again",
+		return refuse(ctx, "access denied: your roles bind certificates to the address of the login, and yours names none: log in again",
 			"options.pin_source_ip: the certificate has no critical option "+sourceAddress)
 	}
 	if !s.counts.take(name, o.MaxConnections) {
-		return refuse(fmt.Sprintf("access denied: you have %d connections to %s already, and your roles allow no more: close one", o.MaxConnections, s.cfg.Hostname),
+		return refuse(ctx, fmt.Sprintf("access denied: you have %d connections to %s already, and your roles allow no more: close one", o.MaxConnections, s.cfg.Hostname),
 			fmt.Sprintf("options.max_connections is %d", o.MaxConnections))
 	}
 	login.Ended = func() { s.counts.give(name) }
 	if o.MaxSessions > 0 {
 		login.MaxSessions = int(min(o.MaxSessions, sshd.DefaultMaxSessions))
 		login.TooMany = func(ctx context.Context) string {
-			err := refuse(fmt.Sprintf("your roles allow %d sessions on one connection: close one or connect again", o.MaxSessions),
+			err := refuse(ctx, fmt.Sprintf("your roles allow %d sessions on one connection: close one or connect again", o.MaxSessions),
 				fmt.Sprintf("options.max_sessions is %d", o.MaxSessions))
 			var r *sshd.Refusal
 			if errors.As(err, &r) {
