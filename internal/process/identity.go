@@ -148,6 +148,10 @@ func (p *process) join(ctx context.Context, current *state.Holder) error {
 	if err != nil {
 		return &Error{ExitUsage, err}
 	}
+	// Some proofs and tokens admit once.
+	if err := p.dir.Room(); err != nil {
+		return &Error{ExitDataDir, err}
+	}
 	backoff := retry.Backoff{Min: time.Second, Max: 30 * time.Second}
 	for {
 		st, err := join.Join(ctx, params)

@@ -130,8 +130,14 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 				}
 				return
 			}
-			if fault.Code(err) == join.CodeHostRemoved && p.comeBack(ctx) {
-				return
+			if fault.Code(err) == join.CodeHostRemoved {
+				back, other := p.comeBack(ctx)
+				if other != nil {
+					cancel(other)
+				}
+				if back || other != nil {
+					return
+				}
 			}
 			if p.expelled(err, heard) {
 				cancel(&Error{ExitJoinRefused, err})
@@ -146,25 +152,33 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 }
 
 // comeBack joins again after the host was removed, which works if the token says that
-// it may; the control stream then connects as before. A host that comes back under a
-// new id has to start anew.
-func (p *process) comeBack(ctx context.Context) bool {
-	if p.auth != nil || p.draining.Load() || p.config().Join.TokenName == "" {
-		return false
+// it may; the control stream then connects as before. A host that comes back under
+// another id serves as that one when it is started again: the error ends the process.
+func (p *process) comeBack(ctx context.Context) (back bool, other error) {
+	if p.auth != nil || p.config().Join.TokenName == "" {
+		return false, nil
 	}
 	id := p.holder.HostID()
 	p.changing.Lock()
 	defer p.changing.Unlock()
-	if err := p.joinAgain(ctx); err != nil {
+	st, err := p.askAgain(ctx)
+	if err != nil {
 		p.log.InfoContext(ctx, "this host was removed, and its token does not bring it back", "error", err)
-		return false
+		return false, nil
 	}
-	if p.holder.HostID() != id {
-		p.log.WarnContext(ctx, "joined again as another host: start the process again to serve as it", "host_id", p.holder.HostID(), "was", id)
-		return false
+	if st.HostID != id {
+		p.saving.Lock()
+		defer p.saving.Unlock()
+		if err := p.dir.Save(st); err != nil {
+			return false, &Error{ExitDataDir, err}
+		}
+		return false, &Error{ExitError, fault.Stale("host %s was removed, and this machine joined again as host %s: start the process again", id, st.HostID)}
+	}
+	if err := p.adopt(st); err != nil {
+		return false, &Error{ExitDataDir, err}
 	}
 	p.log.InfoContext(ctx, "joined again after the host was removed", "host_id", id)
-	return p.showIdentity() == nil
+	return p.showIdentity() == nil, nil
 }
 
 // expelled reports whether the error of a control stream ends the process: it was
@@ -422,12 +436,21 @@ func nudge(c chan<- struct{}) {
 	}
 }
 
-// joinAgain joins with the identity that the process has, and does not wait for a
-// better time. Auth may note something about this host at the same moment.
+// joinAgain joins with the identity that the process has, and goes on with the new one.
 func (p *process) joinAgain(ctx context.Context) error {
-	params, err := p.joinParams(p.holder)
+	st, err := p.askAgain(ctx)
 	if err != nil {
 		return err
+	}
+	return p.adopt(st)
+}
+
+// askAgain joins with the identity that the process has, and does not wait for a better
+// time. Auth may note something about this host at the same moment.
+func (p *process) askAgain(ctx context.Context) (*state.State, error) {
+	params, err := p.joinParams(p.holder)
+	if err != nil {
+		return nil, err
 	}
 	var st *state.State
 	for range 3 {
@@ -435,10 +458,7 @@ func (p *process) joinAgain(ctx context.Context) error {
 			break
 		}
 	}
-	if err != nil {
-		return err
-	}
-	return p.adopt(st)
+	return st, err
 }
 
 // renewRetry is how long a failed renewal waits.

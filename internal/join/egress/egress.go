@@ -86,8 +86,8 @@ type Response struct {
 // error says which host failed and how.
 func (c *Client) Do(ctx context.Context, req Request) (*Response, error) {
 	u, err := url.Parse(req.URL)
-	plain := u != nil && u.Scheme == "http" && (c.metadata || req.Plain)
-	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !plain {
+	plainHTTP := u != nil && u.Scheme == "http" && (c.metadata || req.Plain)
+	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && !plainHTTP {
 		return nil, fault.Invalid("address %q: expected https://host/path", req.URL)
 	}
 	timeout := c.cfg.Timeout
