@@ -54,11 +54,11 @@ type party struct {
 	r  *record
 	se *sshd.Session
 	// roles are the names of the owner's, needs what they ask for.
-	roles   []string
-	needs   access.Requirements
-	reason  string
-	invited []string
-	verbose bool
+	roles    []string
+	needs    access.Requirements
+	reason   string
+	invited  []string
+	verbose  bool
 	terminal *sshd.Terminal
 	// cancel ends what runs in the terminal.
 	cancel context.CancelCauseFunc
