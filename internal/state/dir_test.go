@@ -258,7 +258,13 @@ func TestFullDisk(t *testing.T) {
 			d := open(t, dir)
 			save(t, d, sample(1))
 			save(t, d, sample(2))
+			if err := d.Room(); err != nil {
+				t.Fatal(err)
+			}
 			d.SetCreate(create)
+			if err := d.Room(); err == nil || name == "full" && !errors.Is(err, fault.ErrLimit) {
+				t.Errorf("Room = %v on a full disk", err)
+			}
 			err := d.Save(sample(3))
 			if err == nil {
 				t.Fatal("Save = nil on a full disk")

@@ -41,6 +41,20 @@ func (d *Dir) Save(s *State) error {
 	return d.sync()
 }
 
+// room is more than a state ever has.
+const room = 256 << 10
+
+// Room finds out whether there is room to save a state: what is given only once is not
+// to be asked for before. The error is that of Save.
+func (d *Dir) Room() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.writeNew(make([]byte, room)); err != nil {
+		return fmt.Errorf("save state in %q: %w", d.path, err)
+	}
+	return os.Remove(filepath.Join(d.path, fileNew))
+}
+
 // writeNew writes and syncs the new file under its temporary name.
 func (d *Dir) writeNew(data []byte) error {
 	name := filepath.Join(d.path, fileNew)
