@@ -24,6 +24,7 @@ type app struct {
 	proxy, user, login, identity string
 	ttl                          time.Duration
 	insecure, debug, escapes     bool
+	noResume                     bool
 }
 
 // run runs one command line and returns the exit code.
@@ -158,6 +159,7 @@ func (a *app) client(ctx context.Context) (*client.Client, *session, error) {
 func (a *app) clientOf(s *session) (*client.Client, error) {
 	return client.New(client.Config{
 		Proxy: s.profile.Proxy, Credentials: s.credentials, Now: a.now, Log: screen.Logger(a.debug, a.Err),
+		Resume: a.resumption(),
 	})
 }
 

@@ -47,6 +47,7 @@ func newScp(a *app) *cobra.Command {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	f.Uint16VarP(&o.port, "port", "P", 0, "port of the server; servers behind a tunnel have none")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	a.resumeFlag(f)
 	return cmd
 }
 

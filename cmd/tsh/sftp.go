@@ -48,6 +48,7 @@ func newSftp(a *app) *cobra.Command {
 	f.BoolVarP(&o.preserve, "preserve", "p", false, "get and put keep permissions and the time of change")
 	f.Uint16VarP(&o.port, "port", "P", 0, "port of the server; servers behind a tunnel have none")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	a.resumeFlag(f)
 	return cmd
 }
 

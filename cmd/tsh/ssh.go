@@ -50,6 +50,7 @@ func newSSH(a *app) *cobra.Command {
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
 	f.StringVar(&o.logDir, "log-dir", "", "keep the output of each server in files in this directory")
 	o.flags(f)
+	a.resumeFlag(f)
 	return cmd
 }
 
@@ -198,6 +199,7 @@ func newProxySSH(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	a.resumeFlag(cmd.Flags())
 	return cmd
 }
 
@@ -218,8 +220,7 @@ func runProxySSH(ctx context.Context, a *app, cluster, name string) error {
 		return err
 	}
 	defer func() { _ = node.Close() }()
-	screen.ReleaseSignals(ctx)
-	return node.Relay(a.In, a.Out)
+	return relay(ctx, a, node)
 }
 
 // nodePort leaves out the ports that OpenSSH fills in by itself.

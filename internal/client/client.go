@@ -19,6 +19,7 @@ import (
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/mux"
+	"teleport/internal/resume"
 	"teleport/internal/rpc"
 	"teleport/internal/types"
 )
@@ -40,6 +41,9 @@ type Config struct {
 	Log *slog.Logger
 	// Dial opens TCP connections; nil is a plain dial.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Resume has connections to nodes survive the loss of what they come over; nil
+	// does not.
+	Resume *Resumption
 }
 
 // Client connects to a cluster with a user's credentials. Each call makes its own
@@ -121,24 +125,30 @@ func (c *Client) Reach(ctx context.Context) (time.Duration, error) {
 // NodeConn is a connection to a node's SSH service: what is read and written are
 // the bytes of the SSH protocol.
 type NodeConn struct {
-	*tls.Conn
+	net.Conn
 	// HostID is the id of the node that was chosen.
 	HostID string
 	// HostName is what the Proxy calls it.
 	HostName string
 }
 
-// DialNode opens a connection to a node, named by host name or host id, either
-// followed by ".<cluster>" or not. One TCP and one TLS handshake are made.
-func (c *Client) DialNode(ctx context.Context, host string, port uint32) (*NodeConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
+// CloseWrite tells the node that nothing more comes.
+func (n *NodeConn) CloseWrite() error {
+	if c, ok := n.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return fault.Unsupported("the connection cannot be closed in one direction only")
+}
+
+// dialNode makes one connection to a node, with an offer to resume it unless that is
+// nil.
+func (c *Client) dialNode(ctx context.Context, host string, port uint32, offer *resume.Offer) (*NodeConn, error) {
 	raw, err := c.dialAny(ctx, "tcp", "")
 	if err != nil {
 		return nil, err
 	}
 	conn := tls.Client(raw, c.tls(types.RoleProxy, mux.ALPNProxySSH))
-	node, err := c.open(ctx, conn, host, port)
+	node, err := c.open(ctx, conn, host, port, offer)
 	if err != nil {
 		_ = raw.Close()
 		return nil, err
@@ -147,7 +157,7 @@ func (c *Client) DialNode(ctx context.Context, host string, port uint32) (*NodeC
 }
 
 // open makes the TLS handshake and asks the Proxy for the host.
-func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uint32) (*NodeConn, error) {
+func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uint32, offer *resume.Offer) (*NodeConn, error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
@@ -158,7 +168,11 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 		return nil, handshakeError(ctx, c.cfg.Proxy, err)
 	}
 	cluster := c.cfg.Credentials.Trust.Cluster()
-	if err := rpc.WriteFrame(conn, &proxyv1.DialRequest{Host: host, Port: port, Cluster: cluster}); err != nil {
+	first, err := request(&proxyv1.DialRequest{Host: host, Port: port, Cluster: cluster}, offer)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(first); err != nil {
 		return nil, fault.Unreachable("ask the Proxy for %q: %w", host, err)
 	}
 	var resp proxyv1.DialResponse
@@ -171,13 +185,19 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 	if !names(host, cluster, &resp) {
 		return nil, fault.Unauthenticated("the Proxy answered %q when asked for %q: refused", resp.GetHostName(), host)
 	}
+	node := &NodeConn{Conn: conn, HostID: resp.GetHostId(), HostName: resp.GetHostName()}
+	if offer != nil {
+		if err := c.accept(node, port, offer); err != nil {
+			return nil, err
+		}
+	}
 	if !stop() {
 		return nil, fault.Unreachable("open a connection to %q: %w", host, context.Cause(ctx))
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
 	}
-	return &NodeConn{Conn: conn, HostID: resp.GetHostId(), HostName: resp.GetHostName()}, nil
+	return node, nil
 }
 
 // refused explains a connection that ended before the answer: with TLS 1.3 that
@@ -224,7 +244,7 @@ func (c *Client) SSH(ctx context.Context, login, host string, port uint32) (*ssh
 	}
 	// What the user asked for and not what the Proxy made of it; the id is also what the
 	// Proxy checked the user's rights for.
-	return c.handshake(ctx, coalesce(node), login, host, signer, node.HostID)
+	return c.handshake(ctx, steady(node), login, host, signer, node.HostID)
 }
 
 // Jump opens an SSH connection to a host through one to a node: the node connects to

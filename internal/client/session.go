@@ -87,7 +87,8 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	for {
 		select {
 		case err := <-ended:
-			return exitCode(err)
+			code, err := exitCode(err)
+			return code, lost(client, err)
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		case <-hungUp:

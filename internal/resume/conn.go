@@ -78,6 +78,7 @@ type Conn struct {
 	// it is about to be.
 	err             error
 	closing, closed bool
+	closeOnce       sync.Once
 }
 
 // deadline is one of the two of a Conn.
@@ -276,11 +277,12 @@ func (c *Conn) CloseWrite() error {
 // Close ends the connection at both ends: nobody can resume it. What was written is
 // sent if the path takes it within a second.
 func (c *Conn) Close() error {
+	c.closeOnce.Do(c.close)
+	return nil
+}
+
+func (c *Conn) close() {
 	c.mu.Lock()
-	if c.closed || c.closing {
-		c.mu.Unlock()
-		return nil
-	}
 	c.closing = true
 	c.readable.Broadcast()
 	c.writable.Broadcast()
@@ -300,7 +302,6 @@ func (c *Conn) Close() error {
 	c.endLocked(net.ErrClosed)
 	c.in.clear()
 	c.mu.Unlock()
-	return nil
 }
 
 // endLocked ends the connection for good; the first reason counts.
