@@ -22,32 +22,36 @@ const (
 )
 
 type signOptions struct {
-	user, out, format string
-	ttl               time.Duration
-	overwrite         bool
+	user, host, out, format string
+	ttl                     time.Duration
+	overwrite               bool
 }
 
 func newAuth(a *app) *cobra.Command {
-	return screen.Group(&cobra.Command{Use: "auth", Short: "Certificates for automation"}, newAuthSign(a))
+	return screen.Group(&cobra.Command{Use: "auth", Short: "Certificates for automation and for OpenSSH servers, and authorities to trust"}, newAuthSign(a), newAuthExport(a))
 }
 
 func newAuthSign(a *app) *cobra.Command {
 	var o signOptions
 	cmd := &cobra.Command{
-		Use:   "sign --user=NAME --out=FILE",
-		Short: "Write certificates of a user to a file, for tsh -i, tctl -i or OpenSSH",
+		Use:   "sign {--user=NAME|--host=SERVER} --out=FILE",
+		Short: "Write certificates of a user to a file, for tsh -i, tctl -i or OpenSSH; or a host key and its certificate for an OpenSSH server",
 		Args:  screen.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.user == "" || o.out == "" {
-				return screen.Usage("tctl auth sign: --user and --out are needed")
+			if (o.user == "") == (o.host == "") || o.out == "" {
+				return screen.Usage("tctl auth sign: --out and either --user or --host are needed")
+			}
+			if o.host != "" {
+				return runAuthSignHost(cmd.Context(), a, o, cmd.Flags().Changed("ttl"))
 			}
 			return runAuthSign(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.user, "user", "", "name of the user")
+	f.StringVar(&o.host, "host", "", "id or host name of an OpenSSH server, and more names for its certificate, comma-separated; needs --format=openssh")
 	f.StringVarP(&o.out, "out", "o", "", "file to write")
-	f.DurationVar(&o.ttl, "ttl", defaultSignTTL, "life of the certificates")
+	f.DurationVar(&o.ttl, "ttl", defaultSignTTL, "life of the certificates; with --host a year unless it is given")
 	f.StringVar(&o.format, "format", client.FormatFile, "file (everything in one) or openssh (a key and FILE-cert.pub)")
 	f.BoolVar(&o.overwrite, "overwrite", false, "replace existing files")
 	return cmd
