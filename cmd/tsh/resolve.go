@@ -62,6 +62,10 @@ func (a *app) resolve(ctx context.Context, name string) (*typesv1.Server, *sessi
 	if err != nil {
 		return nil, nil, err
 	}
+	if wanted != "" {
+		// Of "web.prod" in cluster "prod" the name may be either.
+		choice = choice.Narrowed(strings.TrimSuffix(wanted, "."+strings.ToLower(s.profile.Cluster)))
+	}
 	nodes, err := a.nodes(ctx, s, choice)
 	if err != nil {
 		return nil, nil, err

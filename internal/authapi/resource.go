@@ -69,6 +69,9 @@ func (s *ResourceServer) ListResources(ctx context.Context, req *resourcev1.List
 	if err == nil && req.GetUsable() {
 		see, err = s.usable(ctx, info.Name, see)
 	}
+	if err == nil && req.GetQuery() != "" {
+		see, err = queried(info.Name, req.GetQuery(), see)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +113,9 @@ func (s *ResourceServer) pack(page []types.Resource, see func(types.Resource) bo
 // nodes also those that its roles match.
 func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(types.Resource) bool, error) {
 	caller := rpc.CallerFrom(ctx)
+	if kind == types.KindSessionTracker && caller.User() != nil {
+		return s.seesSessions(ctx, verb)
+	}
 	if kind != types.KindNode || caller.User() == nil {
 		return s.cfg.some(ctx, kind, verb)
 	}
@@ -125,6 +131,15 @@ func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(t
 		server, ok := r.(*typesv1.Server)
 		return ok && (checker.Sees(types.ServerLabels(server)).Allowed || checker.VerbOn(kind, verb, r).Allowed)
 	}, nil
+}
+
+// queried narrows what the caller sees to what a query is true of.
+func queried(kind, text string, see func(types.Resource) bool) (func(types.Resource) bool, error) {
+	query, err := access.ParseQuery(kind, text)
+	if err != nil {
+		return nil, err
+	}
+	return func(r types.Resource) bool { return see(r) && query.Match(r) }, nil
 }
 
 // usable narrows what the caller sees to the nodes that its roles let it connect to.

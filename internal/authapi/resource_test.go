@@ -141,8 +141,8 @@ func TestListNodesShowsWhatOneSees(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.role, func(t *testing.T) {
 			client := resourcev1.NewResourceServiceClient(e.dial(e.user("u", tt.role)))
-			list := func(usable bool) (got []string) {
-				req := &resourcev1.ListResourcesRequest{Kind: "node", PageSize: 2, Usable: usable}
+			list := func(usable bool, query string) (got []string) {
+				req := &resourcev1.ListResourcesRequest{Kind: "node", PageSize: 2, Usable: usable, Query: query}
 				for {
 					resp, err := client.ListResources(t.Context(), req)
 					check(t, err)
@@ -154,11 +154,18 @@ func TestListNodesShowsWhatOneSees(t *testing.T) {
 					}
 				}
 			}
-			if got := list(false); !slices.Equal(got, tt.want) {
+			if got := list(false, ""); !slices.Equal(got, tt.want) {
 				t.Errorf("nodes = %v, want %v", got, tt.want)
 			}
-			if got := list(true); !slices.Equal(got, tt.usable) {
+			if got := list(true, ""); !slices.Equal(got, tt.usable) {
 				t.Errorf("usable nodes = %v, want %v", got, tt.usable)
+			}
+			seen := slices.DeleteFunc(slices.Clone(tt.want), func(n string) bool { return n == "n2" })
+			if got := list(false, `labels["env"] == "dev"`); !slices.Equal(got, seen) {
+				t.Errorf("queried nodes = %v, want %v", got, seen)
+			}
+			if got := list(true, `labels["env"] == "prod"`); slices.Contains(got, "n1") || slices.Contains(got, "n2") != slices.Contains(tt.usable, "n2") {
+				t.Errorf("queried usable nodes = %v, of %v", got, tt.usable)
 			}
 			_, err := client.GetResource(t.Context(), &resourcev1.GetResourceRequest{Kind: "node", Name: "n2"})
 			if seen := slices.Contains(tt.want, "n2"); seen != (err == nil) || !seen && !errors.Is(err, fault.ErrNotFound) {

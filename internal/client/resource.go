@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -56,6 +58,9 @@ type Choice struct {
 	labels map[string]string
 	query  *access.Query
 	search []string
+	// text is all of it as one query, for Auth to send no others; empty if it is too long
+	// for that.
+	text string
 	// Usable leaves out the servers that the caller may list but not connect to.
 	Usable bool
 }
@@ -73,8 +78,47 @@ func NewChoice(kind, labels, query, search string) (Choice, error) {
 			return c, err
 		}
 	}
-	c.search, err = words(search)
-	return c, err
+	if c.search, err = words(search); err != nil {
+		return c, err
+	}
+	c.text = c.combined(query)
+	return c, nil
+}
+
+// Narrowed returns the choice with one more word to search for.
+func (c Choice) Narrowed(word string) Choice {
+	c.search = append(slices.Clone(c.search), word)
+	one := "search(" + strconv.Quote(word) + ")"
+	if c.text != "" {
+		one = c.text + " && " + one
+	}
+	if _, err := access.ParseQuery(c.kind, one); err == nil {
+		c.text = one
+	}
+	return c
+}
+
+// combined writes the choice as one query, if it fits into one.
+func (c Choice) combined(query string) string {
+	var parts []string
+	if query != "" {
+		parts = append(parts, "("+query+")")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.labels)) {
+		parts = append(parts, fmt.Sprintf("exists(labels[%q]) && labels[%q] == %q", name, name, c.labels[name]))
+	}
+	if len(c.search) > 0 {
+		quoted := make([]string, len(c.search))
+		for i, word := range c.search {
+			quoted[i] = strconv.Quote(word)
+		}
+		parts = append(parts, "search("+strings.Join(quoted, ", ")+")")
+	}
+	text := strings.Join(parts, " && ")
+	if _, err := access.ParseQuery(c.kind, text); err != nil {
+		return ""
+	}
+	return text
 }
 
 // words cuts a search at commas and spaces; text in double quotes stays together.
@@ -95,7 +139,7 @@ func words(s string) ([]string, error) {
 
 // Servers returns the servers of a choice in order of their host names.
 func (c Choice) Servers(ctx context.Context, conn grpc.ClientConnInterface) ([]*typesv1.Server, error) {
-	found, err := list(ctx, conn, &resourcev1.ListResourcesRequest{Kind: c.kind, Usable: c.Usable})
+	found, err := list(ctx, conn, &resourcev1.ListResourcesRequest{Kind: c.kind, Usable: c.Usable, Query: c.text})
 	if err != nil {
 		return nil, err
 	}

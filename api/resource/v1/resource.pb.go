@@ -128,7 +128,10 @@ type ListResourcesRequest struct {
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Of servers, only those that the caller's roles let it connect to, although it may
 	// list more. Other kinds do not know it.
-	Usable        bool `protobuf:"varint,4,opt,name=usable,proto3" json:"usable,omitempty"`
+	Usable bool `protobuf:"varint,4,opt,name=usable,proto3" json:"usable,omitempty"`
+	// Only the resources that the query is true of, see access.Query; empty is all. It
+	// saves sending the others: pages may be short, or empty, although more follow.
+	Query         string `protobuf:"bytes,5,opt,name=query,proto3" json:"query,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +192,13 @@ func (x *ListResourcesRequest) GetUsable() bool {
 		return x.Usable
 	}
 	return false
+}
+
+func (x *ListResourcesRequest) GetQuery() string {
+	if x != nil {
+		return x.Query
+	}
+	return ""
 }
 
 type ListResourcesResponse struct {
@@ -613,13 +623,14 @@ const file_teleport_resource_v1_resource_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"G\n" +
 	"\x13GetResourceResponse\x120\n" +
-	"\bresource\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\bresource\"~\n" +
+	"\bresource\x18\x01 \x01(\v2\x14.google.protobuf.AnyR\bresource\"\x94\x01\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
-	"\x06usable\x18\x04 \x01(\bR\x06usable\"s\n" +
+	"\x06usable\x18\x04 \x01(\bR\x06usable\x12\x14\n" +
+	"\x05query\x18\x05 \x01(\tR\x05query\"s\n" +
 	"\x15ListResourcesResponse\x122\n" +
 	"\tresources\x18\x01 \x03(\v2\x14.google.protobuf.AnyR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"I\n" +

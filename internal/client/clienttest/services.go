@@ -97,6 +97,14 @@ type Resources struct {
 	list     []types.Resource
 	revision int
 	usable   bool
+	query    string
+}
+
+// Query returns the query of the last listing, which is not looked at.
+func (r *Resources) Query() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.query
 }
 
 // Usable reports whether the last listing was of what may be used alone.
@@ -154,7 +162,7 @@ func (r *Resources) GetResource(_ context.Context, req *resourcev1.GetResourceRe
 func (r *Resources) ListResources(_ context.Context, req *resourcev1.ListResourcesRequest) (*resourcev1.ListResourcesResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.usable = req.GetUsable()
+	r.usable, r.query = req.GetUsable(), req.GetQuery()
 	var all []*anypb.Any
 	for _, res := range r.list {
 		if res.GetKind() != req.GetKind() {
