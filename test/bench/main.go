@@ -44,6 +44,7 @@ func main() {
 // options are the flags.
 type options struct {
 	bin, out, only, congestion string
+	spire                      string
 	rounds, paced, agents      int
 	sessions, sizeMiB          int
 	period, idle               time.Duration
@@ -57,6 +58,8 @@ type bench struct {
 	// world is the cluster that most sections use, peer the OpenSSH beside it.
 	world *world
 	peer  *openSSH
+	// vouchers say what machines are.
+	vouchers *vouchers
 }
 
 // section is one part of the run.
@@ -88,6 +91,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.out, "o", "docs/bench.md", "file to put the figures into, between its marks; empty: none")
 	f.StringVar(&o.only, "only", "", "sections to run, comma-separated, of "+strings.Join(names, ", ")+"; then nothing is written")
 	f.StringVar(&o.congestion, "congestion", "cubic", "TCP congestion control during the run, as root; empty: the default")
+	f.StringVar(&o.spire, "spire", "", "path of spire-server, to be measured beside; empty: none")
 	f.IntVar(&o.rounds, "rounds", 15, "measurements of each way; medians are of these")
 	f.IntVar(&o.paced, "paced", 1000, "connections at 10 a second")
 	f.IntVar(&o.agents, "agents", 500, "idle tunnels")
@@ -126,6 +130,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	b := &bench{options: o, dir: dir, report: newReport(out)}
 	b.report.environment(append(machine(o.bin, args), room...))
 	defer b.close()
+	if b.vouchers, err = startVouchers(dir); err != nil {
+		return err
+	}
 	if b.peer, err = startOpenSSH(ctx, dir); err != nil {
 		return fmt.Errorf("openssh: %w", err)
 	}

@@ -117,3 +117,11 @@ func loopbackUp() error {
 func untilSignal() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 }
+
+// loopbackAddress gives the loopback interface another address.
+func loopbackAddress(addr string) error {
+	if out, err := exec.Command("ip", "address", "add", addr+"/32", "dev", "lo").CombinedOutput(); err != nil {
+		return fmt.Errorf("ip address add %s: %w: %s", addr, err, out)
+	}
+	return nil
+}
