@@ -106,6 +106,10 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		Cache:          p.cache,
 		Servers:        p.servers.list,
 		ServersChanged: p.servers.changed,
+
+		Sessions:        p.sessions,
+		SessionsChanged: p.sessionsChanged,
+
 		Restart:        p.newStream,
 		Keep:           p.draining.Load,
 		OnAuthorities:  p.adoptAuthorities,
@@ -295,6 +299,8 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		UseTunnel:     p.viaProxy,
 		Announce:      p.servers.announce,
 
+		SessionsChanged: p.noteSessions,
+
 		NoPortForwarding: !p.config().SSH.PortForwarding,
 		NoFileCopy:       !p.config().SSH.FileCopy,
 		NoHostUsers:      !p.config().SSH.CreateHostUsers,
@@ -307,6 +313,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		return nil, err
 	}
 	p.ssh.Store(service)
+	p.noteSessions()
 	p.enforcers.set(service.Name(), service.EnforceLocks)
 	return service, nil
 }
