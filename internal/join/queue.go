@@ -2,6 +2,7 @@ package join
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -10,167 +11,286 @@ import (
 )
 
 const (
-	// maxWorking is how many joins are worked on at once, those that wait for a cloud's
-	// answer included.
-	maxWorking = 64
+	// maxWorking is how many joins are worked on at once. More would not be done sooner,
+	// and would keep everything else that Auth does waiting.
+	maxWorking = 16
+	// maxAsking is how many proofs are checked at once that somebody else vouches for,
+	// which may mean waiting for a cloud's answer, and maxAskingToken how many of one
+	// token: whoever knows its name can make Auth ask a cloud, and must not keep the
+	// other tokens waiting. They take none of the other places.
+	maxAsking, maxAskingToken = 128, 16
 	// maxQueued is how many wait for their turn; the others are told when to come back.
 	maxQueued = 512
-	// pace is how many joins a second are assumed when somebody is told when to come back.
-	pace = 100
+	// firstPace is how many joins a second are assumed until it is known.
+	firstPace = 100
+	// maxComeBack is the longest that somebody is told to wait.
+	maxComeBack = time.Minute
 )
 
 // queue lets joins in a few at a time, the sources in turns: a thousand machines
 // behind one address do not keep the others waiting. A join holds its place only
 // while Auth works on it, never while the machine thinks.
 type queue struct {
+	work, asks *gate
+	paced      *pace
+
+	mu sync.Mutex
+	// byToken has the gates of the tokens whose proofs are being checked with somebody
+	// else.
+	byToken map[string]*tokenGate
+}
+
+type tokenGate struct {
+	*gate
+	users int
+}
+
+func newQueue(now func() time.Time) *queue {
+	p := newPace(now)
+	return &queue{work: newGate(maxWorking, p), asks: newGate(maxAsking, p), paced: p, byToken: map[string]*tokenGate{}}
+}
+
+// ofToken returns the gate of a token, to be given back.
+func (q *queue) ofToken(token string) *gate {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := q.byToken[token]
+	if t == nil {
+		t = &tokenGate{gate: newGate(maxAskingToken, q.paced)}
+		q.byToken[token] = t
+	}
+	t.users++
+	return t.gate
+}
+
+func (q *queue) giveBack(token string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if t := q.byToken[token]; t != nil {
+		if t.users--; t.users == 0 {
+			delete(q.byToken, token)
+		}
+	}
+}
+
+// joined notes that a machine is in.
+func (q *queue) joined() { q.paced.note(q.work.busy()) }
+
+// gate has a number of places.
+type gate struct {
+	places int
+	paced  *pace
+
 	mu      sync.Mutex
-	working int
+	inside  int
 	waiting int
-	// asking counts, by token, the proofs that are being checked with somebody else.
-	asking map[string]int
-	// lanes has the waiting joins of each source, turns the sources in order, each once.
+	// lanes has those of each source that wait, turns the sources in order, each once.
 	lanes map[string][]chan struct{}
 	turns []string
 }
 
-func newQueue() *queue {
-	return &queue{lanes: map[string][]chan struct{}{}, asking: map[string]int{}}
+func newGate(places int, p *pace) *gate {
+	return &gate{places: places, paced: p, lanes: map[string][]chan struct{}{}}
 }
 
-// maxAsking is how many proofs of one token are checked at once: whoever knows the
-// name of a token can make Auth ask a cloud, and must not keep the other tokens waiting.
-const maxAsking = maxWorking / 4
-
-// ask counts the check of a proof that somebody else vouches for.
-func (q *queue) ask(token string) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.asking[token] >= maxAsking {
-		wait := 2 * time.Second
-		return fault.New(fault.ErrLimit, "%d machines join by this token just now: try again in %s", maxAsking, wait).
-			WithCode(CodeBusy).WithRetryAfter(wait + retry.Jitter(wait))
-	}
-	q.asking[token]++
-	return nil
+// busy reports whether anybody waits.
+func (g *gate) busy() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waiting > 0
 }
 
-func (q *queue) asked(token string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.asking[token]--; q.asking[token] == 0 {
-		delete(q.asking, token)
-	}
-}
-
-// enter waits for a place. The caller leaves it again.
-func (q *queue) enter(ctx context.Context, source string) error {
-	q.mu.Lock()
-	if q.working < maxWorking {
-		q.working++
-		q.mu.Unlock()
+// enter waits for a place. The caller leaves it again. One that comes back was let in
+// before: it is not turned away, and is the next of its source, since it would be a
+// waste to let it begin and not end.
+func (g *gate) enter(ctx context.Context, source string, back bool) error {
+	g.mu.Lock()
+	if g.inside < g.places {
+		g.inside++
+		g.mu.Unlock()
 		return nil
 	}
 	// A lane that is there, also an empty one, has its turn already.
-	lane, has := q.lanes[source]
+	lane, has := g.lanes[source]
 	// A full queue still has room for a source that waits less than its share.
-	if q.waiting >= maxQueued && (len(lane) > 0 || q.waiting >= 2*maxQueued) {
-		wait := time.Second + time.Duration(q.waiting)*time.Second/pace
-		q.mu.Unlock()
-		return fault.New(fault.ErrLimit, "the Auth Service has as many joins as it can work on: try again in %s", wait.Round(time.Second)).
-			WithCode(CodeBusy).WithRetryAfter(wait + retry.Jitter(wait))
+	if !back && g.waiting >= maxQueued && (len(lane) > 0 || g.waiting >= 2*maxQueued) {
+		ahead := g.waiting
+		g.mu.Unlock()
+		return g.paced.busy(source, ahead)
 	}
 	turn := make(chan struct{})
 	if !has {
-		q.turns = append(q.turns, source)
+		g.turns = append(g.turns, source)
 	}
-	q.lanes[source] = append(lane, turn)
-	q.waiting++
-	q.mu.Unlock()
+	if back {
+		lane = append([]chan struct{}{turn}, lane...)
+	} else {
+		lane = append(lane, turn)
+	}
+	g.lanes[source] = lane
+	g.waiting++
+	g.mu.Unlock()
 	select {
 	case <-turn:
 		return nil
 	case <-ctx.Done():
-		if !q.drop(source, turn) {
-			q.leave() // it was given the place at the same moment
+		ahead, dropped := g.drop(source, turn)
+		if !dropped {
+			g.leave() // it was given the place at the same moment
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return g.paced.busy(source, ahead)
 		}
 		return errGone
 	}
 }
 
-// drop takes a join that does not wait any more out of its lane; false if it is not
+// drop takes one that does not wait any more out of its lane; false if it is not
 // there because it has a place.
-func (q *queue) drop(source string, turn chan struct{}) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	lane := q.lanes[source]
+func (g *gate) drop(source string, turn chan struct{}) (waiting int, dropped bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	lane := g.lanes[source]
 	for i, t := range lane {
 		if t == turn {
-			q.lanes[source] = append(lane[:i:i], lane[i+1:]...)
-			q.waiting--
-			return true
+			g.lanes[source] = append(lane[:i:i], lane[i+1:]...)
+			g.waiting--
+			return g.waiting, true
 		}
 	}
-	return false
+	return g.waiting, false
 }
 
 // leave gives the place to the next source in turn.
-func (q *queue) leave() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.turns) > 0 {
-		source := q.turns[0]
-		q.turns = q.turns[1:]
-		lane := q.lanes[source]
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.turns) > 0 {
+		source := g.turns[0]
+		g.turns = g.turns[1:]
+		lane := g.lanes[source]
 		if len(lane) == 0 {
-			delete(q.lanes, source)
+			delete(g.lanes, source)
 			continue
 		}
 		if len(lane) > 1 {
-			q.turns = append(q.turns, source)
-			q.lanes[source] = lane[1:]
+			g.turns = append(g.turns, source)
+			g.lanes[source] = lane[1:]
 		} else {
-			delete(q.lanes, source)
+			delete(g.lanes, source)
 		}
-		q.waiting--
+		g.waiting--
 		close(lane[0])
 		return
 	}
-	q.working--
+	g.inside--
 }
 
-// place is the place of one join in the queue.
+// pace tells those for whom there is no room when to come back: each a moment later
+// than the one before of its source, as fast as joins are done just now. So they do not
+// all come back at once, and find room when they do.
+type pace struct {
+	now func() time.Time
+
+	mu sync.Mutex
+	// perSecond is how many joins are done in a second while others wait; done of them
+	// since then.
+	perSecond float64
+	since     time.Time
+	done      int
+	// next is when the next one of a source is to come back.
+	next map[string]time.Time
+}
+
+func newPace(now func() time.Time) *pace {
+	return &pace{now: now, perSecond: firstPace, next: map[string]time.Time{}}
+}
+
+// note counts a join that is done, and learns from it if others wait: otherwise it says
+// how many there were to do, and not how many could be done.
+func (p *pace) note(others bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	took := now.Sub(p.since)
+	switch {
+	case !others || took > 5*time.Second:
+		p.since, p.done = now, 0
+	case took >= time.Second:
+		p.perSecond = max(10, (p.perSecond+float64(p.done+1)/took.Seconds())/2)
+		p.since, p.done = now, 0
+	default:
+		p.done++
+	}
+}
+
+// busy is the error of one for whom there is no room behind those ahead of it.
+func (p *pace) busy(source string, ahead int) error {
+	wait := p.comeBack(source, ahead)
+	return fault.New(fault.ErrLimit, "the Auth Service has as many joins as it can work on: try again in %s", wait.Round(time.Second)).
+		WithCode(CodeBusy).WithRetryAfter(wait)
+}
+
+func (p *pace) comeBack(source string, ahead int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.now()
+	if len(p.next) >= maxSources/10 {
+		for s, at := range p.next {
+			if at.Before(now) {
+				delete(p.next, s)
+			}
+		}
+	}
+	each := time.Duration(float64(time.Second) / p.perSecond)
+	at := now.Add(time.Second + time.Duration(ahead)*each)
+	if next := p.next[source]; next.After(at) {
+		at = next
+	}
+	if wait := at.Sub(now); wait > maxComeBack || len(p.next) >= maxSources {
+		return maxComeBack/2 + retry.Jitter(maxComeBack/2)
+	}
+	p.next[source] = at.Add(each)
+	return at.Sub(now)
+}
+
+// place is the place of one join.
 type place struct {
 	queue  *queue
 	source string
 	// token is set once it is known that somebody else vouches for its machines.
 	token string
-	// held says that the place is taken, asking is the token that it counts for.
-	held   bool
+	// again says that it had a place before, held are the gates that it is inside of,
+	// and asking the token whose gate is one of them.
+	again  bool
+	held   []*gate
 	asking string
 }
 
 func (p *place) take(ctx context.Context) error {
-	if err := p.queue.enter(ctx, p.source); err != nil {
-		return err
-	}
-	p.held = true
+	gates := []*gate{p.queue.work}
 	if p.token != "" {
-		if err := p.queue.ask(p.token); err != nil {
+		p.asking = p.token
+		gates = []*gate{p.queue.ofToken(p.token), p.queue.asks}
+	}
+	for _, g := range gates {
+		if err := g.enter(ctx, p.source, p.again); err != nil {
 			p.release()
 			return err
 		}
-		p.asking = p.token
+		p.held = append(p.held, g)
 	}
+	p.again = true
 	return nil
 }
 
 func (p *place) release() {
-	if p.asking != "" {
-		p.queue.asked(p.asking)
-		p.asking = ""
+	for _, g := range p.held {
+		g.leave()
 	}
-	if p.held {
-		p.held = false
-		p.queue.leave()
+	p.held = nil
+	if p.asking != "" {
+		p.queue.giveBack(p.asking)
+		p.asking = ""
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,10 +13,10 @@ import (
 )
 
 // fill takes every place, for a source of its own.
-func fill(t *testing.T, q *queue) {
+func fill(t *testing.T, q *gate) {
 	t.Helper()
 	for range maxWorking {
-		if err := q.enter(t.Context(), "busy"); err != nil {
+		if err := q.enter(t.Context(), "busy", false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -23,12 +24,12 @@ func fill(t *testing.T, q *queue) {
 
 func TestQueueTakesSourcesInTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(time.Now).work
 		fill(t, q)
 		order := make(chan string, 64)
 		wait := func(source string) {
 			go func() {
-				if err := q.enter(t.Context(), source); err != nil {
+				if err := q.enter(t.Context(), source, false); err != nil {
 					t.Error(err)
 				}
 				order <- source
@@ -54,29 +55,29 @@ func TestQueueTakesSourcesInTurns(t *testing.T) {
 		for range maxWorking {
 			q.leave()
 		}
-		if q.working != 0 || q.waiting != 0 || len(q.lanes) != 0 || len(q.turns) != 0 {
-			t.Errorf("left behind: %d working, %d waiting, lanes %v, turns %v", q.working, q.waiting, q.lanes, q.turns)
+		if q.inside != 0 || q.waiting != 0 || len(q.lanes) != 0 || len(q.turns) != 0 {
+			t.Errorf("left behind: %d working, %d waiting, lanes %v, turns %v", q.inside, q.waiting, q.lanes, q.turns)
 		}
 	})
 }
 
 func TestQueueSaysWhenToComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(time.Now).work
 		fill(t, q)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		gone := make(chan error, 2*maxQueued)
 		for range maxQueued {
-			go func() { gone <- q.enter(ctx, "crowd") }()
+			go func() { gone <- q.enter(ctx, "crowd", false) }()
 		}
 		synctest.Wait()
-		err := q.enter(t.Context(), "crowd")
+		err := q.enter(t.Context(), "crowd", false)
 		if fault.Code(err) != CodeBusy || !errors.Is(err, fault.ErrLimit) || fault.RetryAfter(err) < time.Second {
 			t.Fatalf("enter a full queue = %v, retry after %s", err, fault.RetryAfter(err))
 		}
 		// The crowd does not keep out another address.
-		go func() { gone <- q.enter(ctx, "alone") }()
+		go func() { gone <- q.enter(ctx, "alone", false) }()
 		synctest.Wait()
 		if q.waiting != maxQueued+1 {
 			t.Errorf("%d wait, want the one of the other address as well", q.waiting)
@@ -100,13 +101,13 @@ func TestQueueSaysWhenToComeBack(t *testing.T) {
 
 func TestQueueGivesPlacesOfThoseWhoLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(time.Now).work
 		fill(t, q)
 		ctx, cancel := context.WithCancel(t.Context())
 		first, second := make(chan error, 1), make(chan error, 1)
-		go func() { first <- q.enter(ctx, "a") }()
+		go func() { first <- q.enter(ctx, "a", false) }()
 		synctest.Wait()
-		go func() { second <- q.enter(t.Context(), "b") }()
+		go func() { second <- q.enter(t.Context(), "b", false) }()
 		synctest.Wait()
 		cancel()
 		<-first
@@ -117,45 +118,144 @@ func TestQueueGivesPlacesOfThoseWhoLeft(t *testing.T) {
 	})
 }
 
+// Proofs that a cloud has to vouch for wait for their turn by token, and in the way of
+// nobody else.
 func TestOneTokenDoesNotTakeEveryPlace(t *testing.T) {
-	q := newQueue()
-	places := make([]place, 0, maxAsking)
-	for range maxAsking {
-		p := place{queue: q, source: "a", token: "aws"}
-		if err := p.take(t.Context()); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(time.Now)
+		in := make(chan *place, 4*maxAskingToken)
+		take := func(source, token string) {
+			go func() {
+				p := &place{queue: q, source: source, token: token, again: true}
+				if err := p.take(t.Context()); err != nil {
+					t.Errorf("take by %q: %v", token, err)
+				}
+				in <- p
+			}()
+			synctest.Wait()
 		}
-		places = append(places, p)
-	}
-	more := place{queue: q, source: "b", token: "aws"}
-	if err := more.take(t.Context()); fault.Code(err) != CodeBusy || fault.RetryAfter(err) == 0 {
-		t.Fatalf("one more join by the token = %v, want %s", err, CodeBusy)
-	}
-	if q.working != maxAsking {
-		t.Errorf("%d places are taken, want %d: the refused join kept one", q.working, maxAsking)
-	}
-	for _, p := range []place{{queue: q, source: "b", token: "gcp"}, {queue: q, source: "b"}} {
-		if err := p.take(t.Context()); err != nil {
-			t.Errorf("a join by another token = %v", err)
+		for range maxAskingToken + 5 {
+			take("a", "aws")
 		}
-		p.release()
-	}
-	for i := range places {
-		places[i].release()
-	}
-	if len(q.asking) != 0 || q.working != 0 {
-		t.Errorf("left behind: %v, %d working", q.asking, q.working)
-	}
+		take("b", "aws")
+		if len(in) != maxAskingToken {
+			t.Fatalf("%d joins by one token are inside, want %d", len(in), maxAskingToken)
+		}
+		for _, token := range []string{"gcp", ""} {
+			before := len(in)
+			take("c", token)
+			if len(in) != before+1 {
+				t.Errorf("a join by token %q waits for those of another", token)
+			}
+		}
+		first, second := <-in, <-in
+		first.release()
+		second.release()
+		synctest.Wait()
+		sources := map[string]bool{}
+		for n := len(in); n > 0; n-- {
+			p := <-in
+			sources[p.source] = true
+			in <- p
+		}
+		if !sources["b"] {
+			t.Error("a machine of another address waits for all of the crowd that came before it")
+		}
+		for range maxAskingToken + 5 + 1 {
+			synctest.Wait()
+			(<-in).release()
+		}
+		if len(q.byToken) != 0 || q.asks.inside != 0 || q.work.inside != 0 {
+			t.Errorf("left behind: %v, %d asking, %d working", q.byToken, q.asks.inside, q.work.inside)
+		}
+	})
+}
+
+// Who was let in before is not turned away, and does not wait for those who come later.
+func TestQueueLetsThoseBackIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newQueue(time.Now).work
+		fill(t, g)
+		order := make(chan string, 2*maxQueued)
+		enter := func(ctx context.Context, name string, back bool) {
+			go func() {
+				if err := g.enter(ctx, "a", back); err == nil {
+					order <- name
+				}
+			}()
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range maxQueued {
+			enter(ctx, "new", false)
+		}
+		enter(ctx, "back", true)
+		g.leave()
+		if got := <-order; got != "back" {
+			t.Errorf("the %s one went in first", got)
+		}
+		cancel()
+		synctest.Wait()
+		// One whose time is over learns when to come back.
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := g.enter(ctx, "b", true); fault.Code(err) != CodeBusy || fault.RetryAfter(err) == 0 {
+			t.Errorf("enter until the time was over = %v", err)
+		}
+	})
+}
+
+// Those who are told to come back are told different times, at the pace of the joins.
+func TestPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(time.Now)
+		seconds := func(source string) float64 { return p.comeBack(source, 100).Seconds() }
+		last := 0.0
+		for i := range 200 {
+			if got, want := seconds("crowd"), 1+100/firstPace+float64(i)/firstPace; math.Abs(got-want) > 0.001 || got <= last {
+				t.Fatalf("number %d is to come back in %v s, after the one in %v s, want %v", i, got, last, want)
+			} else {
+				last = got
+			}
+		}
+		if got := seconds("alone"); math.Abs(got-2) > 0.001 {
+			t.Errorf("another address is to come back in %v s, want 2", got)
+		}
+		for range 20_000 {
+			if got := p.comeBack("crowd", 100); got > maxComeBack {
+				t.Fatalf("told to wait %s", got)
+			}
+		}
+		time.Sleep(2 * maxComeBack)
+		// Joins that nobody waited for say nothing about the pace, the others do.
+		for range 50 {
+			time.Sleep(100 * time.Millisecond)
+			p.note(false)
+		}
+		if p.perSecond != firstPace {
+			t.Errorf("pace %v, of joins that were all there was", p.perSecond)
+		}
+		for range 20 * 500 {
+			time.Sleep(2 * time.Millisecond)
+			p.note(true)
+		}
+		if math.Abs(p.perSecond-500) > 5 {
+			t.Errorf("pace %v of 500 joins a second", p.perSecond)
+		}
+		if got := seconds("crowd"); math.Abs(got-1.2) > 0.01 {
+			t.Errorf("behind 100 at 500 a second: come back in %v s, want 1.2", got)
+		}
+	})
 }
 
 // Who comes and goes again does not get more turns by it.
 func TestQueueGivesOneTurnToASource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue()
+		q := newQueue(time.Now).work
 		fill(t, q)
 		for range 50 {
 			ctx, cancel := context.WithCancel(t.Context())
-			go func() { _ = q.enter(ctx, "restless") }()
+			go func() { _ = q.enter(ctx, "restless", false) }()
 			synctest.Wait()
 			cancel()
 			synctest.Wait()
@@ -163,7 +263,7 @@ func TestQueueGivesOneTurnToASource(t *testing.T) {
 		order := make(chan string, 8)
 		for _, source := range []string{"restless", "restless", "restless", "alone"} {
 			go func() {
-				if err := q.enter(t.Context(), source); err != nil {
+				if err := q.enter(t.Context(), source, false); err != nil {
 					t.Error(err)
 				}
 				order <- source

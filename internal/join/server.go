@@ -98,7 +98,7 @@ func NewServer(cfg ServerConfig) *Server {
 		cfg: cfg, methods: byName(cfg.Methods), counting: map[string]*turn{}, clones: map[string]uint64{},
 		refusals: budget.NewSources(refusalRate, refusalBurst, maxSources),
 		noise:    budget.NewNoise(noiseRate, noiseBurst),
-		queue:    newQueue(),
+		queue:    newQueue(cfg.Now),
 	}
 	return s
 }
@@ -161,12 +161,17 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	result, err := s.run(ctx, a)
 	switch {
 	case errors.Is(err, errGone):
+		if a.token == nil {
+			// Finding out that there is no such token is what costs, and it was paid.
+			s.refusals.Allow(a.place.source, s.cfg.Now())
+		}
 		return nil
 	case req.init.GetDryRun():
 		return s.explain(ctx, a, err)
 	case err != nil:
 		return s.refuse(ctx, a, err)
 	}
+	s.queue.joined()
 	return stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Result{Result: result}})
 }
 
