@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
@@ -21,6 +23,7 @@ import (
 	"teleport/internal/identity"
 	"teleport/internal/join"
 	"teleport/internal/join/method"
+	"teleport/internal/keys"
 	"teleport/internal/rpc"
 	"teleport/internal/state"
 	"teleport/internal/store"
@@ -272,4 +275,44 @@ func TestOneMachineBecomesOneHost(t *testing.T) {
 	if len(instances) != 2 {
 		t.Errorf("%d instances, want one and Auth's own", len(instances))
 	}
+}
+
+// Who asks for tokens that there are not and hangs up before it is told so is counted
+// like one who listens.
+func TestHangingUpIsCounted(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	at := time.Now()
+	f.setClock(at)
+	pair, err := join.NewKeyPair()
+	check(t, err)
+	conn, err := rpc.Dial(rpc.DialConfig{Addr: f.addr, TLS: ca.PinnedTLS(f.trust.Pins(), types.RoleAuth)})
+	check(t, err)
+	defer conn.Close()
+	hangUp := func(token string) error {
+		stream, err := joinv1.NewJoinServiceClient(conn).Join(t.Context())
+		check(t, err)
+		init := &joinv1.Init{
+			Protocol: join.Protocol, TokenId: token, Roles: []string{"Node"}, Hostname: "n", TlsPublicKey: pair.TLSPublic, SshPublicKey: pair.SSHPublic,
+			Clock: timestamppb.New(at),
+		}
+		_ = stream.Send(&joinv1.JoinRequest{Payload: &joinv1.JoinRequest_Init{Init: init}})
+		_ = stream.CloseSend()
+		for {
+			if _, err := stream.Recv(); err != nil {
+				return err
+			}
+		}
+	}
+	for range 300 {
+		if err := hangUp(keys.TokenID(secret)); !errors.Is(err, io.EOF) {
+			t.Fatalf("a machine that lost its connection is counted: %v", err)
+		}
+	}
+	for range 300 {
+		if err = hangUp("nothing"); fault.Code(err) == join.CodeTooMany {
+			return
+		}
+	}
+	t.Errorf("300 hung up unheard, the last with %v", err)
 }
