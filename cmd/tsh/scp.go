@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -254,8 +253,8 @@ func (x *copying) copy(ctx context.Context, bar *progress, sources []transfer.So
 	job := transfer.Job{
 		Recursive: x.options.recursive, Preserve: x.options.preserve, Meter: bar.meter,
 		Problem: func(name string, err error) {
-			if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-				return
+			if ctx.Err() != nil {
+				return // interrupted: all that is under way fails
 			}
 			bar.say(strings.TrimPrefix(title+": ", ": ") + name + ": " + err.Error())
 		},
