@@ -12,9 +12,11 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,27 +40,67 @@ const (
 	hostID  = "7c9a2d7e-58a6-4e0e-8f6b-0d3a5e1c2b4f"
 	cluster = "example.com"
 	node    = "node-1"
-	// testUser is made and removed by TestMain when the tests run as root.
+	// testUser is made by TestMain, in an /etc of its own, when the tests run as root.
 	testUser = "tlp-ssh-test"
 )
 
 var root = os.Geteuid() == 0
 
+// ownEtc is set in the process that has an /etc and a /home of its own.
+const ownEtc = "TELEPORT_TEST_OWN_ETC"
+
 func TestMain(m *testing.M) { os.Exit(withUser(m)) }
 
-// withUser runs the tests with a local user to log in as.
+// withUser runs the tests with a local user to log in as. Root does so in a mount
+// namespace where /etc and /home are copies: the users of this machine stay as they
+// are, and several runs do not meet.
 func withUser(m *testing.M) int {
 	if !root {
 		return m.Run()
 	}
-	remove := func() { _ = exec.Command("userdel", "-r", "-f", testUser).Run() }
-	remove()
-	defer remove()
+	if os.Getenv(ownEtc) == "" {
+		code, err := inownEtc()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "an /etc for the tests:", err)
+			return 1
+		}
+		return code
+	}
 	if out, err := exec.Command("useradd", "-m", "-s", "/bin/bash", "-G", "games", testUser).CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "useradd: %v: %s\n", err, out)
 		return 1
 	}
 	return m.Run()
+}
+
+// inownEtc runs this program again and returns its exit code.
+func inownEtc() (int, error) {
+	// The kernel ends the other process when this thread ends.
+	runtime.LockOSThread()
+	dir, err := os.MkdirTemp("", "teleport-etc-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	const script = `set -e; dir=$0
+mount --make-rprivate /
+cp -a /etc "$dir/etc"; mkdir "$dir/home"
+mount --bind "$dir/etc" /etc; mount --bind "$dir/home" /home
+mkdir -p -m 750 /etc/sudoers.d
+exec "$@"`
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command("sh", append([]string{"-c", script, dir, self}, os.Args[1:]...)...)
+	cmd.Env = append(os.Environ(), ownEtc+"=yes")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	if cmd.ProcessState == nil {
+		return 0, err
+	}
+	return cmd.ProcessState.ExitCode(), nil
 }
 
 // events is an audit log in memory.
