@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"syscall"
 	"time"
 
@@ -182,11 +183,27 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 		return errors.New("it has no address")
 	}
 	ip := addr.Addr().Unmap()
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() || carrierNAT.Contains(ip) {
+	if nat64.Contains(ip) {
+		// A network without IPv4 reaches the rest of the world so (RFC 6052).
+		b := ip.As16()
+		ip = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() || slices.ContainsFunc(special(), func(p netip.Prefix) bool { return p.Contains(ip) }) {
 		return errors.New("its address is not on the public network")
 	}
 	return nil
 }
 
-// carrierNAT is the shared address space of RFC 6598.
-var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
+// special are the networks that lead elsewhere than to a host on the public network: the
+// shared address space (RFC 6598), those for protocols and benchmarks (RFC 6890), and
+// IPv6 addresses with one of IPv4 inside, which may be any (RFC 8215, RFC 3056, RFC 4380,
+// RFC 4291).
+func special() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
+		netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+		netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("::/96"),
+	}
+}
+
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")

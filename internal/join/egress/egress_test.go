@@ -50,3 +50,21 @@ func TestErrorsHaveNoAddresses(t *testing.T) {
 		})
 	}
 }
+
+// What a document names must be on the public network, in whatever form it is written.
+func TestPublicOnly(t *testing.T) {
+	for _, address := range []string{
+		"127.0.0.1", "10.0.0.1", "169.254.169.254", "100.100.100.200", "192.0.0.192", "198.18.0.1", "0.1.2.3", "[::1]", "[::ffff:10.0.0.1]", "[fd00:ec2::254]",
+		"[fe80::1]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[::a00:1]",
+	} {
+		_, err := egress.New(egress.Config{Timeout: time.Second}).Do(t.Context(), egress.Request{URL: "https://" + address + "/"})
+		if err == nil || !strings.Contains(err.Error(), "public network") {
+			t.Errorf("%s: %v, want it refused", address, err)
+		}
+	}
+	for _, address := range []string{"93.184.215.14:443", "[2606:2800:21f:cb07:6820:80da:af6b:8b2c]:443", "[64:ff9b::5db8:d70e]:443"} {
+		if err := egress.PublicOnly(address); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}
