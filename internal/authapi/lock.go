@@ -36,10 +36,13 @@ type facts struct {
 	tokens map[string]string
 	// hostnames are those of the servers, by kind and host id.
 	hostnames map[[2]string]string
+	// sessions are those that are listed, by host id, and hostOf the hosts they are on.
+	sessions map[string]map[string]bool
+	hostOf   map[string]string
 }
 
 func newFacts() facts {
-	return facts{locks: map[string]*typesv1.Lock{}, tokens: map[string]string{}, hostnames: map[[2]string]string{}}
+	return facts{locks: map[string]*typesv1.Lock{}, tokens: map[string]string{}, hostnames: map[[2]string]string{}, sessions: map[string]map[string]bool{}, hostOf: map[string]string{}}
 }
 
 func (f *facts) take(c types.Change) {
@@ -57,9 +60,12 @@ func (f *facts) take(c types.Change) {
 		if i, ok := c.Resource.(*typesv1.Instance); ok && i.GetSpec().GetToken() != "" {
 			f.tokens[c.Name] = i.GetSpec().GetToken()
 		}
+	case types.KindSessionTracker:
+		f.takeSession(c)
 	case types.KindNode, types.KindProxy:
 		delete(f.hostnames, [2]string{c.Kind, c.Name})
-		if s, ok := c.Resource.(*typesv1.Server); ok {
+		// For an OpenSSH server the Proxies enforce.
+		if s, ok := c.Resource.(*typesv1.Server); ok && s.GetSubKind() != types.SubKindOpenSSH {
 			f.hostnames[[2]string{c.Kind, c.Name}] = s.GetSpec().GetHostname()
 		}
 	}

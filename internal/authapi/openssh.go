@@ -3,6 +3,7 @@ package authapi
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -158,8 +159,10 @@ func (s *OpenSSHServer) checkFree(ctx context.Context, id string, names []string
 				continue
 			}
 			for _, addr := range append(slices.Clone(other.GetSpec().GetPublicAddrs()), other.GetSpec().GetHostname()) {
-				host, _, _ := strings.Cut(strings.ToLower(addr), ":")
-				taken[host] = kind
+				if host, _, err := net.SplitHostPort(addr); err == nil {
+					addr = host
+				}
+				taken[strings.ToLower(addr)] = kind
 			}
 		}
 	}
@@ -187,8 +190,8 @@ func (s *OpenSSHServer) signServer(ctx context.Context, node *typesv1.Server, ke
 		return nil, nil, fault.Invalid("%d host keys: give 1 to %d", len(keys), maxHostKeys)
 	}
 	names = slices.Clone(names)
-	if host, _, ok := splitAddr(node.GetSpec().GetAddr()); ok && !slices.Contains(names, host) {
-		names = append(names, host)
+	if address := addressOf(node.GetSpec().GetAddr()); address != "" && !slices.Contains(names, address) {
+		names = append(names, address)
 	}
 	out := make([][]byte, 0, len(keys))
 	for _, key := range keys {
@@ -206,18 +209,19 @@ func (s *OpenSSHServer) signServer(ctx context.Context, node *typesv1.Server, ke
 	}), nil
 }
 
-// splitAddr returns the address of host:port if the host is one that a certificate can
-// name: not loopback, which is every machine's.
-func splitAddr(addr string) (host, port string, ok bool) {
-	i := strings.LastIndexByte(addr, ':')
-	if i < 0 {
-		return "", "", false
+// addressOf returns the address of host:port if a certificate can name it: not loopback,
+// which is every machine's, and not a name, which is the server's own or an additional
+// one.
+func addressOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return ""
 	}
-	host, port = strings.Trim(addr[:i], "[]"), addr[i+1:]
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return host, port, !ip.IsLoopback() && !ip.IsUnspecified()
+	ip, err := netip.ParseAddr(host)
+	if err != nil || ip.IsLoopback() || ip.IsUnspecified() || ip.Zone() != "" {
+		return ""
 	}
-	return host, port, false // a name is the server's own or an additional one
+	return host
 }
 
 // SignServer signs certificates for a server whose resource somebody made by hand.
