@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -47,15 +48,17 @@ const (
 	uuid1 = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 	uuid2 = "9a0c0305-4f89-41d3-9a0c-3f2504e0e82c"
 
-	ec2Account, ec2Region    = "111111111111", "eu-central-1"
-	azureSubscription        = "11111111-1111-1111-1111-111111111111"
-	gcpAccount               = "teleport-agent@my-project.iam.gserviceaccount.com"
-	oracleTenancy            = "ocid1.tenancy.oc1..aaaaexample"
-	oracleCompartment        = "ocid1.compartment.oc1..aaaaexample"
-	githubRequest            = "https://pipelines.actions.githubusercontent.com/token?api-version=2.0"
-	azureDevopsRequest       = "https://dev.azure.com/acme/oidctoken"
-	jobSecret                = "the-secret-of-the-job"
-	clusterIssuer, eksIssuer = "https://kubernetes.default.svc.cluster.local", "https://oidc.eks.eu-central-1.amazonaws.com/id/0A1B2C"
+	ec2Account, ec2Region = "111111111111", "eu-central-1"
+	azureSubscription     = "11111111-1111-1111-1111-111111111111"
+	gcpAccount            = "teleport-agent@my-project.iam.gserviceaccount.com"
+	oracleTenancy         = "ocid1.tenancy.oc1..aaaaexample"
+	oracleCompartment     = "ocid1.compartment.oc1..aaaaexample"
+	githubRequest         = "https://pipelines.actions.githubusercontent.com/token?api-version=2.0"
+	azureDevopsRequest    = "https://dev.azure.com/acme/oidctoken"
+	jobSecret             = "the-secret-of-the-job"
+	clusterIssuer         = "https://kubernetes.default.svc.cluster.local"
+	eksHost               = "https://oidc.eks.eu-central-1.amazonaws.com/id/"
+	eksIssuer             = eksHost + "0A1B2C"
 )
 
 // network is where the machines and the clouds are.
@@ -89,7 +92,7 @@ func issuers() map[string]string {
 		"circleci": "https://oidc.circleci.com/org/" + uuid1, "spacelift": "https://demo.app.spacelift.io", "terraform_cloud": "https://tfe.example.com",
 		"bitbucket":    "https://api.bitbucket.org/2.0/workspaces/WORKSPACE/pipelines-config/identity/oidc",
 		"azure_devops": "https://vstoken.dev.azure.com/" + uuid1, "env0": "https://login.app.env0.com/", "oidc": "https://id.example.com/realms/ci",
-		"eks": eksIssuer, "kubernetes": clusterIssuer,
+		"eks": eksIssuer, "eks2": eksHost + "SECOND", "kubernetes": clusterIssuer,
 		"": githubRequest, "-": azureDevopsRequest,
 	}
 }
@@ -136,7 +139,7 @@ func newClouds(t *testing.T) *clouds {
 		}
 		if name != "" && name != "-" {
 			c.issuers[name] = oidcfake.New(t, issuer, "ES256")
-			hosts[u.Host] = c.issuers[name]
+			hosts[u.Host] = or(hosts[u.Host], c.issuers[name])
 			continue
 		}
 		hosts[u.Host] = http.HandlerFunc(c.serveJobs)
@@ -148,6 +151,22 @@ func newClouds(t *testing.T) *clouds {
 	c.serveMetadata(t)
 	c.roots = c.file(t, "roots.pem", bytes.Join([][]byte{c.aws.RootPEM(), []byte(c.azure.Server().CA), c.oci.RootPEM(), []byte(server.CA)}, []byte("\n")))
 	return c
+}
+
+// or asks the second what the first does not know.
+func or(first, second http.Handler) http.Handler {
+	if first == nil {
+		return second
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		if first.ServeHTTP(answer, r); answer.Code == http.StatusNotFound {
+			second.ServeHTTP(w, r)
+			return
+		}
+		w.WriteHeader(answer.Code)
+		_, _ = answer.Body.WriteTo(w)
+	})
 }
 
 func (c *clouds) file(t *testing.T, name string, content []byte) string {
@@ -303,6 +322,7 @@ func jobClaims() map[string]map[string]any {
 		},
 		"oidc":       {"aud": clusterName, "sub": "job:17", "org": "acme", "runner": map[string]any{"trusted": true}, "ref": "refs/heads/release/1.2"},
 		"eks":        pod,
+		"eks2":       pod,
 		"kubernetes": pod,
 	}
 }
@@ -330,7 +350,8 @@ func serveHTTP(t *testing.T, l net.Listener, h http.Handler) {
 	})
 }
 
-// relay passes connections to an address on to another one.
+// relay passes connections to an address on to another one, and they come from the
+// first.
 func relay(t *testing.T, from, to string) {
 	t.Helper()
 	l := listenOn(t, from)
@@ -343,7 +364,8 @@ func relay(t *testing.T, from, to string) {
 			}
 			go func() {
 				defer down.Close()
-				up, err := net.Dial("tcp", to)
+				dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: l.Addr().(*net.TCPAddr).IP}}
+				up, err := dialer.Dial("tcp", to)
 				if err != nil {
 					return
 				}

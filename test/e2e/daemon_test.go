@@ -111,7 +111,7 @@ func spawn(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s runs already", d.name)
 		}
 	}
-	log, err := os.Create(d.log)
+	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
 	ts.Check(err)
 	program := filepath.Join(binaries, args[1])
 	if _, err := os.Stat(program); err != nil {
@@ -164,6 +164,32 @@ func ready(ts *testscript.TestScript, neg bool, args []string) {
 func start(ts *testscript.TestScript, neg bool, args []string) {
 	spawn(ts, false, args)
 	ready(ts, neg, args[:1])
+}
+
+// hup NAME makes a daemon read its configuration again; what it said before is in
+// NAME.before, and its log begins anew.
+func hup(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: hup NAME")
+	}
+	d := find(ts, args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(d.name+".before"), []byte(ts.ReadFile(d.log)), 0o600))
+	ts.Check(os.Truncate(d.log, 0))
+	ts.Check(d.cmd.Process.Signal(syscall.SIGHUP))
+}
+
+// ended NAME waits until a daemon ends by itself; its exit code is then in $EXIT.
+func ended(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ended NAME")
+	}
+	d := find(ts, args[0])
+	select {
+	case <-d.done:
+		ts.Setenv("EXIT", strconv.Itoa(d.cmd.ProcessState.ExitCode()))
+	case <-time.After(30 * time.Second):
+		ts.Fatalf("%s did not end in 30 s:\n%s", d.name, ts.ReadFile(d.log))
+	}
 }
 
 // end NAME [SIGNAL] ends a daemon (TERM by default) and waits; ! expects that it

@@ -82,6 +82,8 @@ func scripts(dir string) testscript.Params {
 			"spawn":       spawn,
 			"start":       start,
 			"end":         end,
+			"ended":       ended,
+			"hup":         hup,
 			"terminal":    openTerminal,
 			"totp":        totpCode,
 			"type":        typeLine,

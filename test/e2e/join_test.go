@@ -73,6 +73,8 @@ func startHub(t *testing.T, c *clouds) *hub {
 	if err := cl.Invite(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// Who comes this way has another address.
+	relay(t, otherIP+":3025", cl.AuthAddr)
 	invitation, err := cl.Token(t.Context(), "node", time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -87,7 +89,7 @@ func joinScripts(c *clouds, h *hub) testscript.Params {
 			return err
 		}
 		for name, value := range map[string]string{
-			"HUB": h.config, "PIN": h.pin, "PROXY": proxyAddr, "OTHER": otherIP, "SSL_CERT_FILE": c.roots, "TELEPORT_HOME": h.Home(),
+			"HUB": h.config, "PIN": h.pin, "PROXY": proxyAddr, "AUTH_ADDR": h.AuthAddr, "OTHER": otherIP, "SSL_CERT_FILE": c.roots, "TELEPORT_HOME": h.Home(),
 			"JOB_SECRET": jobSecret, "GITHUB_URL": githubRequest, "AZURE_DEVOPS_URL": azureDevopsRequest,
 		} {
 			env.Setenv(name, value)
