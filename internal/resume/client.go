@@ -130,8 +130,14 @@ func (c *Conn) redialLocked(lost *path, why error) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.keep)
 	c.stopRedial = cancel
 	c.lostAt = time.Now()
+	if errors.Is(why, io.EOF) {
+		why = errCut
+	}
 	go c.redial(ctx, cancel, time.Since(lost.since) < hasty, Event{Err: why, Left: c.keep})
 }
+
+// errCut is what an end that nobody announced means to a person.
+var errCut = fault.Unreachable("it was closed on the way")
 
 // redial tries until there is a new path, or until ctx ends.
 func (c *Conn) redial(ctx context.Context, cancel context.CancelFunc, slow bool, lost Event) {
