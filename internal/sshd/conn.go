@@ -23,7 +23,9 @@ type Conn struct {
 	// client says that it will open no more.
 	sessions atomic.Int64
 	noMore   atomic.Bool
-	// active is the time of LastActive.
+	// began is when the connection logged in; active is the time of LastActive after
+	// it. A clock that is set does not change them.
+	began    time.Time
 	active   atomic.Int64
 	forwards forwards
 }

@@ -68,9 +68,9 @@ func (c *Conn) Disconnect(reason string) {
 }
 
 // touch notes that the user did something.
-func (c *Conn) touch() { c.active.Store(time.Now().UnixNano()) }
+func (c *Conn) touch() { c.active.Store(int64(time.Since(c.began))) }
 
 // LastActive is when the user last did something: input, opening or closing
 // something, and data in either direction of what is no terminal. What a program
 // writes to a terminal is not the user's doing, nor are keepalives.
-func (c *Conn) LastActive() time.Time { return time.Unix(0, c.active.Load()) }
+func (c *Conn) LastActive() time.Time { return c.began.Add(time.Duration(c.active.Load())) }

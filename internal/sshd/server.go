@@ -253,7 +253,7 @@ func (s *Server) handshake(ctx context.Context, nc *buffered, granted **Login) (
 		_ = sc.Close()
 		return nil, nil, nil, errors.New("authenticated without a login")
 	}
-	return &Conn{ssh: sc, net: nc.Conn, login: login}, chans, reqs, nil
+	return &Conn{ssh: sc, net: nc.Conn, login: login, began: time.Now()}, chans, reqs, nil
 }
 
 // loginKey is the key of the Login in the permissions.
