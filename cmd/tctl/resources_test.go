@@ -79,9 +79,9 @@ func TestCreateGetRm(t *testing.T) {
 	if code != 1 || !strings.Contains(talk, "standard input:7:") || !strings.Contains(talk, "lgoins") {
 		t.Errorf("a misspelt field: %d, %q", code, talk)
 	}
-	code, _, talk = tctl(t, "kind: node\nversion: v2\nmetadata:\n  name: 1f58429134c4\nspec:\n  hostname: x\n", "create")
+	code, _, talk = tctl(t, "kind: instance\nversion: v1\nmetadata:\n  name: 1f58429134c4\nspec:\n  hostname: x\n  roles: [Node]\n", "create")
 	if code != 1 || !strings.Contains(talk, "made by the cluster itself") {
-		t.Errorf("creating a node: %d, %q", code, talk)
+		t.Errorf("creating an instance: %d, %q", code, talk)
 	}
 }
 
@@ -124,7 +124,7 @@ func TestEdit(t *testing.T) {
 	}
 	editor("echo kind: rolle > $2")
 	fails(t, 1, "What you wrote is in ", "edit", "role/dev")
-	fails(t, 2, "cannot be edited", "edit", "node/x")
+	fails(t, 2, "cannot be edited", "edit", "instance/x")
 }
 
 func TestListKinds(t *testing.T) {

@@ -168,7 +168,10 @@ func TestAuthSign(t *testing.T) {
 	if _, out, talk := tctl(t, "", "auth", "sign", "--user=bot", "--out="+path, "--overwrite", "--ttl=100h"); !strings.Contains(talk, "--ttl=100h0m0s was shortened to 30h0m0s: neither a role of bot") || strings.Contains(out, "shortened") {
 		t.Errorf("a life that was shortened: %q, %q", out, talk)
 	}
-	fails(t, 2, "--user and --out", "auth", "sign", "--user=bot")
+	fails(t, 2, "--out and either --user or --host", "auth", "sign", "--user=bot")
+	fails(t, 2, "--out and either --user or --host", "auth", "sign", "--user=bot", "--host=x", "--out=x")
+	fails(t, 2, "--format=openssh is needed", "auth", "sign", "--host=x", "--out=x")
+	fails(t, 2, "use one of user, host, openssh", "auth", "export", "--type=made-up")
 	fails(t, 2, "unknown format", "auth", "sign", "--user=bot", "--out=x", "--format=pkcs12")
 }
 
