@@ -107,7 +107,7 @@ func (p Params) run(ctx context.Context, dryRun bool) (*exchange, *joinv1.JoinRe
 	if err != nil {
 		return nil, nil, err
 	}
-	conn, err := rpc.Dial(rpc.DialConfig{Addr: p.Addr, TLS: tlsConfig, Dial: p.Dial})
+	conn, err := rpc.Dial(rpc.DialConfig{Addr: p.Addr, TLS: tlsConfig, Dial: p.Dial, Brief: true})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -21,6 +21,8 @@ const (
 	keepaliveTime    = 45 * time.Second
 	keepaliveTimeout = 20 * time.Second
 	dialTimeout      = 10 * time.Second
+	// briefWindow is how much a brief connection takes at once.
+	briefWindow = 64 << 10
 )
 
 // DialConfig says how to reach a server.
@@ -31,6 +33,9 @@ type DialConfig struct {
 	TLS *tls.Config
 	// Dial opens the connection underneath; nil is a plain TCP dial.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Brief is for a connection that carries one short exchange: it does not measure
+	// how much could be under way, which costs both ends a ping for every message.
+	Brief bool
 }
 
 // Dial makes a client connection. It connects on first use and again when the
@@ -48,6 +53,9 @@ func Dial(cfg DialConfig) (*grpc.ClientConn, error) {
 	}
 	opts := append(clientOptions(), grpc.WithTransportCredentials(credentials.NewTLS(cfg.TLS)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "tcp", addr) }))
+	if cfg.Brief {
+		opts = append(opts, grpc.WithStaticStreamWindowSize(briefWindow), grpc.WithStaticConnWindowSize(briefWindow))
+	}
 	conn, err := grpc.NewClient("passthrough:///"+cfg.Addr, opts...)
 	if err != nil {
 		return nil, fault.Invalid("dial %q: %w", cfg.Addr, err)
