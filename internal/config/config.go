@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -140,6 +141,9 @@ type ProxyConfig struct {
 	// HTTPSKeypairsReloadInterval is how often to read the key pairs again; zero
 	// means never.
 	HTTPSKeypairsReloadInterval time.Duration
+	// OpenSSHSources are the addresses that OpenSSH servers see the Proxy come from,
+	// where address translation makes them others than its own.
+	OpenSSHSources []netip.Addr
 }
 
 // Keypair names the files of a certificate and its key.

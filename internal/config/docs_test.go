@@ -21,7 +21,7 @@ func TestReferenceIsComplete(t *testing.T) {
 			"storage.type", "storage.path",
 		},
 		"auth_service":  {"enabled", "listen_addr", "public_addr", "cluster_name", "tokens"},
-		"proxy_service": {"enabled", "web_listen_addr", "public_addr", "https_keypairs", "https_keypairs_reload_interval"},
+		"proxy_service": {"enabled", "web_listen_addr", "public_addr", "https_keypairs", "https_keypairs_reload_interval", "openssh_source_addrs"},
 		"ssh_service": {
 			"enabled", "listen_addr", "public_addr", "labels", "commands", "port_forwarding", "ssh_file_copy", "disable_create_host_user", "x11.enabled",
 			"x11.display_offset", "x11.max_display",

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"strconv"
 
 	"teleport/internal/types"
@@ -42,6 +43,8 @@ func authSchema(a *AuthConfig) schema {
 
 func proxySchema(p *ProxyConfig) schema {
 	s := schema{
+		"openssh_source_addrs": openSSHSources(p),
+
 		"enabled":         setBool(&p.Enabled),
 		"web_listen_addr": setAddr(&p.WebListenAddr, DefaultProxyPort, true),
 		"public_addr":     addAddrs(&p.PublicAddrs),
@@ -56,6 +59,29 @@ func proxySchema(p *ProxyConfig) schema {
 	}
 	return withKnown(s, knownProxy())
 }
+
+func openSSHSources(p *ProxyConfig) func(value) {
+	return func(v value) {
+		v.oneOrList("IP addresses", func(e value) {
+			text, ok := e.text("an IP address")
+			if !ok {
+				return
+			}
+			addr, err := netip.ParseAddr(text)
+			switch {
+			case err != nil || addr.Zone() != "" || addr.IsUnspecified() || addr.IsMulticast():
+				e.bad("%s is no IP address that servers can see: expected one such as 203.0.113.7", quote(text))
+			case len(p.OpenSSHSources) == maxSources:
+				e.bad("more than %d addresses", maxSources)
+			default:
+				p.OpenSSHSources = append(p.OpenSSHSources, addr.Unmap())
+			}
+		})
+	}
+}
+
+// maxSources, and the address that a Proxy knows itself, fit a certificate.
+const maxSources = 7
 
 func keypair(v value) Keypair {
 	var k Keypair

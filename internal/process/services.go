@@ -110,12 +110,12 @@ func (p *process) runControl(ctx context.Context, ready func()) error {
 		Sessions:        p.sessions,
 		SessionsChanged: p.sessionsChanged,
 
-		Restart:        p.newStream,
-		Keep:           p.draining.Load,
-		OnAuthorities:  p.adoptAuthorities,
-		Enforce:        p.enforcers.enforce,
-		Emitter:        p.emit,
-		Log:            p.log.With("service", "control"),
+		Restart:       p.newStream,
+		Keep:          p.draining.Load,
+		OnAuthorities: p.adoptAuthorities,
+		Enforce:       p.enforcers.enforce,
+		Emitter:       p.emit,
+		Log:           p.log.With("service", "control"),
 		OnState: func(err error) {
 			if err == nil {
 				p.health.Ready("control")
@@ -253,6 +253,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 		Emit:                   p.emit.Emit,
 		Keypairs:               keypairs,
 		KeypairsReloadInterval: p.config().Proxy.HTTPSKeypairsReloadInterval,
+		OpenSSHSources:         p.config().Proxy.OpenSSHSources,
 		PublicAddr:             publicAddrs[0],
 		Log:                    p.log.With("service", "proxy"),
 		Registerer:             p.registry,
