@@ -61,6 +61,9 @@ type Params struct {
 	Insecure bool
 	// Current is the identity to keep, or nil.
 	Current *state.Holder
+	// Pair are the keys to join with, nil for new ones. Who tries again after an answer was
+	// lost keeps them: Auth gives the same machine what it was to get.
+	Pair *KeyPair
 	// Process is the run of this process, see rpc.WithProcess.
 	Process string
 	Now     func() time.Time
@@ -283,7 +286,9 @@ type exchange struct {
 func (p Params) prepare() (*exchange, error) {
 	x := &exchange{params: p}
 	var err error
-	if x.pair, err = NewKeyPair(); err != nil {
+	if p.Pair != nil {
+		x.pair = *p.Pair
+	} else if x.pair, err = NewKeyPair(); err != nil {
 		return nil, err
 	}
 	x.init = &joinv1.Init{

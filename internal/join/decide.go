@@ -1,8 +1,10 @@
 package join
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/access"
 	"teleport/internal/fault"
@@ -124,6 +127,7 @@ func (s *Server) checkOnce(ctx context.Context, a *attempt, b *before, p method.
 	case err != nil:
 		return err
 	case b.current != nil && old.GetSpec().GetHostId() == b.current.host.ID:
+	case s.unanswered(ctx, a, b, old):
 	case a.token.GetSpec().GetRejoin() == types.RejoinReplace:
 		b.replaced = append(b.replaced, old.GetSpec().GetHostId())
 	default:
@@ -132,6 +136,28 @@ func (s *Server) checkOnce(ctx context.Context, a *attempt, b *before, p method.
 	entry.Metadata.Revision = old.GetMetadata().GetRevision()
 	b.written = append(b.written, entry)
 	return nil
+}
+
+// unanswered reports whether the entry is of a join of this very machine whose answer
+// was lost: it asks for the same key, and only who has the private half can use what is
+// issued. It then becomes the host that it was to be.
+func (s *Server) unanswered(ctx context.Context, a *attempt, b *before, old *typesv1.LedgerEntry) bool {
+	key := keyDigest(a.init)
+	if b.current != nil || len(old.GetSpec().GetTlsKey()) == 0 || !bytes.Equal(old.GetSpec().GetTlsKey(), key) {
+		return false
+	}
+	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, old.GetSpec().GetHostId())
+	if err != nil {
+		return false
+	}
+	// It has no service but those that the token allows.
+	b.current = &current{host: &identity.Host{ID: old.GetSpec().GetHostId()}, instance: instance}
+	return true
+}
+
+func keyDigest(init *joinv1.Init) []byte {
+	sum := sha256.Sum256(init.GetTlsPublicKey())
+	return sum[:]
 }
 
 func replayed(name string, old *typesv1.LedgerEntry) error {
@@ -162,6 +188,7 @@ func (s *Server) checkMachine(ctx context.Context, a *attempt, b *before) error 
 	policy := a.token.GetSpec().GetRejoin()
 	switch {
 	case b.current != nil && b.current.host.ID == host:
+	case s.unanswered(ctx, a, b, old):
 	case policy == types.RejoinDeny || policy == types.RejoinSameKey:
 		return fault.New(fault.ErrDenied, "this machine (%s) joined before, as host %s, and the token says rejoin: %s: bring back its data directory, or set spec.rejoin: replace on the token",
 			a.claims.Machine, host, policy).WithCode(CodeRejoinDenied)

@@ -54,11 +54,11 @@ func (s *Server) issueJoin(ctx context.Context, a *attempt, b *before, m method.
 		tx.Create(instance)
 	}
 	for _, e := range b.created {
-		e.Spec.HostId = grant.GetHostId()
+		e.Spec.HostId, e.Spec.TlsKey = grant.GetHostId(), keyDigest(a.init)
 		tx.Create(e)
 	}
 	for _, e := range b.written {
-		e.Spec.HostId = grant.GetHostId()
+		e.Spec.HostId, e.Spec.TlsKey = grant.GetHostId(), keyDigest(a.init)
 		tx.Update(e)
 	}
 	replaced, err := s.removeReplaced(ctx, tx, b, grant.GetHostId())

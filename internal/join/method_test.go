@@ -405,3 +405,49 @@ func TestAttestingHostsDoNotRenew(t *testing.T) {
 		t.Errorf("host %s generation %d, want %s and %d", again.HostID, again.Generation, st.HostID, st.Generation+1)
 	}
 }
+
+// The answer of a join is lost on its way. The proof is used up, and the machine that
+// asks for the same key again gets what it was to get; another one does not.
+func TestLostAnswer(t *testing.T) {
+	for _, policy := range []string{"", types.RejoinDeny, types.RejoinSameKey} {
+		f := newPlatform(t, platform(1, "1234-i-0abc"))
+		f.delegatedToken(func(tok *typesv1.Token) { tok.Spec.Rejoin = policy })
+		pair, err := join.NewKeyPair()
+		check(t, err)
+		p := f.machine(map[string]string{"once": "document-1", "machine": "vm-1"}, func(p *join.Params) {
+			p.Methods, p.Pair = []method.Method{platform(1, "1234-i-0abc")}, &pair
+		})
+		lost, err := join.Join(t.Context(), p)
+		check(t, err)
+		again, err := join.Join(t.Context(), p)
+		if err != nil {
+			t.Fatalf("policy %q: Join with the same key = %v", policy, err)
+		}
+		if again.HostID != lost.HostID || again.Generation <= lost.Generation {
+			t.Errorf("policy %q: host %s generation %d after host %s generation %d", policy, again.HostID, again.Generation, lost.HostID, lost.Generation)
+		}
+		p.Pair = nil
+		if _, err := join.Join(t.Context(), p); fault.Code(err) != method.CodeProofReplayed {
+			t.Errorf("policy %q: Join with another key = %v, want %s", policy, err, method.CodeProofReplayed)
+		}
+	}
+}
+
+// A machine with a stale token does not shut out its neighbours behind the address.
+func TestOneStaleTokenBehindAnAddress(t *testing.T) {
+	f := newFixture(t)
+	f.token(secret)
+	var limited error
+	for range 200 {
+		_, limited = join.Join(t.Context(), f.params(func(p *join.Params) { p.Token = "ffffffffffffffffffffffffffffffff" }))
+		if fault.Code(limited) == join.CodeTooMany {
+			break
+		}
+	}
+	if fault.Code(limited) != join.CodeTooMany || fault.RetryAfter(limited) == 0 {
+		t.Fatalf("the stale token = %v, want %s and when to come back", limited, join.CodeTooMany)
+	}
+	if _, err := join.Join(t.Context(), f.params()); err != nil {
+		t.Errorf("a good token from the same address = %v", err)
+	}
+}

@@ -45,9 +45,11 @@ type ServerConfig struct {
 }
 
 const (
-	// refusalRate and refusalBurst are the refusals a second of one source: many
-	// machines with a stale token may share an address.
-	refusalRate, refusalBurst = 5, 100
+	// refusalRate and refusalBurst are the refusals a second of one source with any
+	// tokens, staleRate and staleBurst those with one token: many machines with a stale
+	// token may share an address, and many with good ones.
+	refusalRate, refusalBurst = 20, 500
+	staleRate, staleBurst     = 5, 100
 	// maxSources is how many sources are remembered.
 	maxSources = 10_000
 	// noiseRate and noiseBurst bound the records of unproven refusals, of all sources.
@@ -63,6 +65,7 @@ type Server struct {
 	// refusals bounds what a source may be refused before it is not heard any more,
 	// noise what is recorded of refusals that cost their maker nothing.
 	refusals *budget.Sources
+	stale    *budget.Sources
 	noise    *budget.Noise
 	queue    *queue
 	names    names
@@ -97,6 +100,7 @@ func NewServer(cfg ServerConfig) *Server {
 	s := &Server{
 		cfg: cfg, methods: byName(cfg.Methods), counting: map[string]*turn{}, clones: map[string]uint64{},
 		refusals: budget.NewSources(refusalRate, refusalBurst, maxSources),
+		stale:    budget.NewSources(staleRate, staleBurst, maxSources),
 		noise:    budget.NewNoise(noiseRate, noiseBurst),
 		queue:    newQueue(cfg.Now),
 	}
@@ -141,8 +145,7 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	defer cancel()
 	caller := rpc.CallerFrom(ctx)
 	if s.refusals.Spent(budget.Source(caller.Addr), s.cfg.Now()) {
-		return fault.New(fault.ErrLimit, "too many joins from your address were refused: wait a minute, then try again with a good token").
-			WithCode(CodeTooMany).WithRetryAfter(time.Minute)
+		return tooMany()
 	}
 	first, err := stream.Recv()
 	if err != nil {
@@ -153,6 +156,11 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 		return s.refuse(ctx, &attempt{request: &request{init: first.GetInit(), addr: caller.Addr, via: caller.Via}}, err)
 	}
 	req.addr, req.via = caller.Addr, caller.Via
+	// One machine with a stale token does not spend what its neighbours behind the same
+	// address have for theirs.
+	if s.stale.Spent(budget.Source(caller.Addr)+" "+req.init.GetTokenId(), s.cfg.Now()) {
+		return tooMany()
+	}
 	a := &attempt{request: req, stream: stream, place: place{queue: s.queue, source: budget.Source(caller.Addr)}}
 	if err := a.place.take(ctx); err != nil {
 		return err
@@ -163,7 +171,7 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	case errors.Is(err, errGone):
 		if a.token == nil {
 			// Finding out that there is no such token is what costs, and it was paid.
-			s.refusals.Allow(a.place.source, s.cfg.Now())
+			s.refused(a)
 		}
 		return nil
 	case req.init.GetDryRun():
@@ -173,6 +181,18 @@ func (s *Server) Join(stream grpc.BidiStreamingServer[joinv1.JoinRequest, joinv1
 	}
 	s.queue.joined()
 	return stream.Send(&joinv1.JoinResponse{Payload: &joinv1.JoinResponse_Result{Result: result}})
+}
+
+// refused counts a refusal for its source, and for what it came with.
+func (s *Server) refused(a *attempt) {
+	now, source := s.cfg.Now(), budget.Source(a.addr)
+	s.refusals.Allow(source, now)
+	s.stale.Allow(source+" "+clip(a.init.GetTokenId(), maxTokenID), now)
+}
+
+func tooMany() error {
+	return fault.New(fault.ErrLimit, "too many joins from your address were refused: wait a minute, then try again with a good token").
+		WithCode(CodeTooMany).WithRetryAfter(time.Minute)
 }
 
 // errGone: the machine left in the middle, and there is nobody to answer.
@@ -393,7 +413,7 @@ func (s *Server) decide(ctx context.Context, a *attempt, m method.Method) (*join
 // need no proof are recorded at a bounded rate: they cost their maker nothing.
 func (s *Server) refuse(ctx context.Context, a *attempt, cause error) error {
 	now := s.cfg.Now()
-	s.refusals.Allow(budget.Source(a.addr), now)
+	s.refused(a)
 	skipped, record := 0, true
 	if !a.proven {
 		skipped, record = s.noise.Admit(now)

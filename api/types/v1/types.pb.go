@@ -5906,9 +5906,12 @@ type LedgerEntrySpec struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Method string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
 	// What it is about, in words.
-	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
-	HostId        string                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Subject string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	HostId  string                 `protobuf:"bytes,3,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Time    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// SHA-256 of the TLS public key that the identity was issued to: who asks for the
+	// same key again did not get the answer.
+	TlsKey        []byte `protobuf:"bytes,5,opt,name=tls_key,json=tlsKey,proto3" json:"tls_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5967,6 +5970,13 @@ func (x *LedgerEntrySpec) GetHostId() string {
 func (x *LedgerEntrySpec) GetTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Time
+	}
+	return nil
+}
+
+func (x *LedgerEntrySpec) GetTlsKey() []byte {
+	if x != nil {
+		return x.TlsKey
 	}
 	return nil
 }
@@ -6911,12 +6921,13 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
 	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x126\n" +
-	"\x04spec\x18\x05 \x01(\v2\".teleport.types.v1.LedgerEntrySpecR\x04spec\"\x8c\x01\n" +
+	"\x04spec\x18\x05 \x01(\v2\".teleport.types.v1.LedgerEntrySpecR\x04spec\"\xa5\x01\n" +
 	"\x0fLedgerEntrySpec\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x17\n" +
 	"\ahost_id\x18\x03 \x01(\tR\x06hostId\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xcb\x01\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x17\n" +
+	"\atls_key\x18\x05 \x01(\fR\x06tlsKey\"\xcb\x01\n" +
 	"\rCertAuthority\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
 	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
