@@ -152,6 +152,11 @@ func (p *process) join(ctx context.Context, current *state.Holder) error {
 	if err := p.dir.Room(); err != nil {
 		return &Error{ExitDataDir, err}
 	}
+	pair, err := join.NewKeyPair()
+	if err != nil {
+		return err
+	}
+	params.Pair = &pair
 	backoff := retry.Backoff{Min: time.Second, Max: 30 * time.Second}
 	for {
 		st, err := join.Join(ctx, params)

@@ -456,6 +456,9 @@ func (p *process) joinAgain(ctx context.Context) error {
 // askAgain joins with the identity that the process has, and does not wait for a better
 // time. Auth may note something about this host at the same moment.
 func (p *process) askAgain(ctx context.Context) (*state.State, error) {
+	if err := p.dir.Room(); err != nil {
+		return nil, err
+	}
 	params, err := p.joinParams(p.holder)
 	if err != nil {
 		return nil, err
