@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,6 +101,7 @@ func joinScripts(c *clouds, h *hub) testscript.Params {
 	p.Cmds["joins"] = joins
 	p.Cmds["denied"] = denied
 	p.Cmds["give"] = give
+	p.Cmds["healthy"] = healthy
 	p.Cmds["mint"] = c.mint
 	p.Cmds["issuer"] = c.issuer
 	p.Cmds["machine"] = c.machine
@@ -234,6 +236,25 @@ func proved(ts *testscript.TestScript, event map[string]any, wanted []string) {
 // give NAME... puts variables of the script into the environment of its daemons too.
 func give(ts *testscript.TestScript, _ bool, args []string) {
 	own(ts).given = append(own(ts).given, args...)
+}
+
+// healthy ADDRESS waits until a process says at its diag_addr that all is well.
+func healthy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: healthy ADDRESS")
+	}
+	status := ""
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		resp, err := http.Get("http://" + args[0] + "/readyz")
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close()
+		if status = resp.Status; resp.StatusCode == http.StatusOK {
+			return
+		}
+	}
+	ts.Fatalf("%s is not well after a minute: %s", args[0], status)
 }
 
 // mint PLATFORM FILE|-VAR [CLAIM VALUE]... writes a token of a platform to a file or a
