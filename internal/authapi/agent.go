@@ -106,7 +106,7 @@ func (s *AgentServer) Control(st controlStream) error {
 
 	a := &agentStream{
 		server: s, stream: st, caller: caller, cancel: cancel, limit: rate.NewLimiter(requestRate, requestBurst),
-		requests: make(chan *agentv1.ControlRequest), broken: make(chan error, 1),
+		requests: make(chan *agentv1.ControlRequest), broken: make(chan error, 1), sessions: map[string]*typesv1.SessionTracker{},
 	}
 	s.enter(host.ID, a)
 	defer s.leave(host.ID, a)
@@ -175,6 +175,8 @@ type agentStream struct {
 	lockdown atomic.Pointer[lockdown]
 	// announced are the servers that this stream keeps alive.
 	announced []*typesv1.Server
+	// sessions are those of the host that it reported on this stream, by id.
+	sessions map[string]*typesv1.SessionTracker
 }
 
 // receive passes requests on until the stream ends.
@@ -258,7 +260,7 @@ func (a *agentStream) begin(ctx context.Context, f *feed, hello *agentv1.Hello) 
 	h := a.server.hub
 	snapshot, next, at, resumed := h.start(f, hello.GetEpoch(), hello.GetRevision())
 	err := a.send(ctx, &agentv1.ControlResponse{Payload: &agentv1.ControlResponse_Welcome{Welcome: &agentv1.Welcome{
-		SoftwareVersion: version.Version, Epoch: h.epoch, Snapshot: !resumed, Acknowledge: true,
+		SoftwareVersion: version.Version, Epoch: h.epoch, Snapshot: !resumed, Acknowledge: true, Sessions: true,
 	}}})
 	if err != nil {
 		return 0, err
@@ -356,6 +358,8 @@ func (a *agentStream) take(ctx context.Context, m *agentv1.ControlRequest) error
 		return a.announce(ctx, p.Announce)
 	case *agentv1.ControlRequest_Acknowledge:
 		return a.acknowledge(p.Acknowledge.GetRevision())
+	case *agentv1.ControlRequest_Sessions:
+		return a.report(ctx, p.Sessions)
 	case *agentv1.ControlRequest_Hello:
 		return fault.Invalid("a control stream has one hello")
 	}

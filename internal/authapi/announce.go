@@ -129,5 +129,5 @@ func (a *agentStream) refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return a.refreshSessions(ctx)
 }

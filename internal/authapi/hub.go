@@ -81,6 +81,9 @@ func proxyKinds() []string {
 	return append(agentKinds(), types.KindNode, types.KindProxy, types.KindInstance)
 }
 
+// followed also has what nobody is sent: which host a session is on.
+func followed() []string { return append(proxyKinds(), types.KindSessionTracker) }
+
 func newHub(s *store.Store, log *slog.Logger, onGone func(string), onLock func(*typesv1.Lock, uint64)) (*hub, error) {
 	var b [16]byte
 	if _, err := rand.Read(b[:]); err != nil {
@@ -111,14 +114,14 @@ func (h *hub) run(ctx context.Context) error {
 }
 
 func (h *hub) follow(ctx context.Context, following func()) error {
-	snapshot, revision, err := h.store.Snapshot(ctx, proxyKinds())
+	snapshot, revision, err := h.store.Snapshot(ctx, followed())
 	if err != nil {
 		return err
 	}
 	if err := h.load(snapshot, revision); err != nil {
 		return err
 	}
-	w, err := h.store.Watch(ctx, proxyKinds(), revision)
+	w, err := h.store.Watch(ctx, followed(), revision)
 	if err != nil {
 		return err
 	}
@@ -151,6 +154,11 @@ func (h *hub) load(snapshot []types.Change, revision uint64) error {
 			}
 		}
 	}
+	for id := range h.facts.hostOf {
+		if !seen[[2]string{types.KindSessionTracker, id}] {
+			gone = append(gone, types.Change{Revision: revision, Kind: types.KindSessionTracker, Name: id})
+		}
+	}
 	h.mu.RUnlock()
 	for _, c := range gone {
 		if err := h.take(c); err != nil {
@@ -177,6 +185,12 @@ func (h *hub) load(snapshot []types.Change, revision uint64) error {
 func (h *hub) take(c types.Change) error {
 	if c.Kind == types.KindInstance && c.Resource == nil {
 		h.onGone(c.Name)
+	}
+	if c.Kind == types.KindSessionTracker {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.facts.take(c)
+		return nil
 	}
 	e, err := newEntry(c)
 	if err != nil {

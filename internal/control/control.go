@@ -6,6 +6,7 @@
 //	agent -> Hello(revision, epoch)        Auth -> Welcome(snapshot?)
 //	agent -> Announce(server) ...          Auth -> Change ... Synced(revision)
 //	agent -> Acknowledge(revision)
+//	agent -> Sessions(changed, gone) ...
 //	agent -> Ping                          Auth -> Pong(next), Change ... Synced
 package control
 
@@ -52,6 +53,10 @@ type Config struct {
 	Servers func() []*typesv1.Server
 	// ServersChanged says that Servers changed; one value may stand for many changes.
 	ServersChanged <-chan struct{}
+	// Sessions returns the sessions of the process that others may see or join, and
+	// SessionsChanged says that it returns something else now. Nil reports none.
+	Sessions        func() []*typesv1.SessionTracker
+	SessionsChanged <-chan struct{}
 	// Restart asks for a new stream at once, because Conn has a new certificate.
 	Restart <-chan struct{}
 	// Emitter, if set, delivers what it buffered while the stream runs.
@@ -209,6 +214,13 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 	if err := sent.update(st, r.servers()); err != nil {
 		return err
 	}
+	sessions := newReport()
+	sessionsChanged := r.cfg.SessionsChanged
+	if !in.sessions || r.cfg.Sessions == nil {
+		sessionsChanged = nil
+	} else {
+		sessions.later()
+	}
 	changed := r.cfg.ServersChanged
 	interval := firstPing
 	ping := time.NewTimer(interval/2 + retry.Jitter(interval/2))
@@ -223,6 +235,9 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 			if err := sent.update(st, nil); err != nil {
 				return err
 			}
+			if err := sessions.send(st, nil); err != nil {
+				return err
+			}
 			return st.CloseSend()
 		case err := <-done:
 			return in.ended(err)
@@ -231,6 +246,12 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 				changed = nil
 			}
 			if err := sent.update(st, r.servers()); err != nil {
+				return err
+			}
+		case <-sessionsChanged:
+			sessions.later()
+		case <-sessions.due:
+			if err := sessions.send(st, r.cfg.Sessions()); err != nil {
 				return err
 			}
 		case <-r.cfg.Restart:

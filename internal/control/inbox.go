@@ -34,6 +34,8 @@ type inbox struct {
 	interval time.Duration
 	// synced is set when everything that Auth had at the beginning was taken.
 	synced bool
+	// sessions is set if Auth takes reports about sessions.
+	sessions bool
 	locks  lockbox
 	// err is why the stream ended, for talk.
 	err error
@@ -108,6 +110,7 @@ func (in *inbox) takeWelcome(w *agentv1.Welcome) error {
 	}
 	in.epoch = w.GetEpoch()
 	in.locks.wanted, in.locks.dirty = w.GetAcknowledge(), true
+	in.sessions = w.GetSessions()
 	in.welcomed = true
 	close(in.welcome)
 	return nil

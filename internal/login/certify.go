@@ -54,6 +54,9 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	}
 	checker := access.NewChecker(subject)
 	logins := checker.Logins()
+	if len(logins) == 0 && checker.JoinsSome(types.KindSSH).Allowed {
+		logins = []string{types.LoginJoin}
+	}
 	limit := time.Duration(0)
 	if expires := user.GetMetadata().GetExpires(); expires != nil {
 		if limit = expires.AsTime().Sub(s.cfg.Now()); limit <= 0 {

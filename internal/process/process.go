@@ -106,6 +106,8 @@ type process struct {
 	hostID  string
 	ssh     atomic.Pointer[ssh.Service]
 	servers *servers
+	// sessionsChanged has a value when sessions returns something else.
+	sessionsChanged chan struct{}
 	// enforcers end what locks forbid.
 	enforcers enforcers
 	// renewNow asks for a renewal ahead of its time, newStream for a control stream
@@ -131,18 +133,20 @@ func Run(ctx context.Context, opts Options) error { return newProcess(opts).run(
 
 func newProcess(opts Options) *process {
 	p := &process{
-		opts:      opts,
-		runID:     uuid.NewString(),
-		program:   thisProgram(),
-		log:       opts.Log,
-		health:    diag.NewHealth(),
-		registry:  prometheus.NewRegistry(),
-		cache:     cache.New(),
-		servers:   newServers(),
-		methods:   all.Methods(),
-		listeners: map[string]net.Listener{},
-		renewNow:  make(chan struct{}, 1),
-		newStream: make(chan struct{}, 1),
+		opts:     opts,
+		runID:    uuid.NewString(),
+		program:  thisProgram(),
+		log:      opts.Log,
+		health:   diag.NewHealth(),
+		registry: prometheus.NewRegistry(),
+		cache:    cache.New(),
+		servers:  newServers(),
+
+		sessionsChanged: make(chan struct{}, 1),
+		methods:         all.Methods(),
+		listeners:       map[string]net.Listener{},
+		renewNow:        make(chan struct{}, 1),
+		newStream:       make(chan struct{}, 1),
 	}
 	p.cfg.Store(opts.Config)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)
@@ -312,6 +316,21 @@ func writePID(path string) (func(), error) {
 			_ = os.Remove(path)
 		}
 	}, nil
+}
+
+// sessions are those of the SSH Service that others may see or join; nil without one.
+func (p *process) sessions() []*typesv1.SessionTracker {
+	if s := p.ssh.Load(); s != nil {
+		return s.Sessions()
+	}
+	return nil
+}
+
+func (p *process) noteSessions() {
+	select {
+	case p.sessionsChanged <- struct{}{}:
+	default:
+	}
 }
 
 // servers is what the process announces: one resource per service.

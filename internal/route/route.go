@@ -79,6 +79,9 @@ type Target struct {
 	// Port is what the user gave. A node has one SSH port, the one it registered, so
 	// this is checked and not used.
 	Port uint32
+	// Join says that a session of somebody else is to be joined there. The host may
+	// then be one that the caller does not see: it decides itself who joins.
+	Join bool
 }
 
 // Find returns the one node that the target means to the caller. Nodes that the
@@ -95,8 +98,15 @@ func (r *Router) Find(caller *identity.Identity, target Target) (*typesv1.Server
 	checker := access.NewChecker(access.Subject{
 		User: caller.User.Name, Roles: r.cfg.Cache.Roles(caller.User.Roles), Traits: caller.User.Traits,
 	})
+	// Whoever joins sessions reaches hosts by their ids; servers that run only OpenSSH have
+	// no sessions to join.
+	joins := target.Join && checker.JoinsSome(types.KindSSH).Allowed
+	hidden := func(n *typesv1.Server) bool {
+		joinable := joins && n.GetSubKind() != types.SubKindOpenSSH && slices.Contains(names, n.GetMetadata().GetName())
+		return !joinable && !checker.Sees(types.ServerLabels(n)).Allowed
+	}
 	for _, found := range r.candidates(names) {
-		found = slices.DeleteFunc(found, func(n *typesv1.Server) bool { return !checker.Sees(types.ServerLabels(n)).Allowed })
+		found = slices.DeleteFunc(found, hidden)
 		switch len(found) {
 		case 0:
 		case 1:

@@ -60,6 +60,11 @@ func newRouter(t *testing.T, live tunnels, edit ...func(*route.Config)) *route.R
 		}
 		add(r)
 	}
+	joiner := types.New(types.KindRole, "joiner").(*typesv1.Role)
+	joiner.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{JoinSessions: []*typesv1.SessionJoinPolicy{
+		{Name: "watch", Roles: []string{"*"}, Kinds: []string{"ssh"}, Modes: []string{"observer"}},
+	}}}
+	add(joiner)
 	node := func(id, host, env string, tunnel bool) {
 		n := types.New(types.KindNode, id).(*typesv1.Server)
 		n.Metadata.Labels = map[string]string{"env": env}
@@ -108,6 +113,10 @@ func TestFind(t *testing.T) {
 		{name: "several", live: both, caller: user("web"), target: route.Target{Host: "web"}, err: fault.ErrInvalid, says: web1 + ", " + web2},
 		{name: "none_of_several", live: tunnels{}, caller: user("web"), target: route.Target{Host: "web"}, err: fault.ErrUnreachable, says: "none of the 2"},
 		{name: "unseen_by_name", live: one, caller: user("web"), target: route.Target{Host: "db"}, err: fault.ErrNotFound, says: "tsh ls"},
+		{name: "joins_by_id", live: one, caller: user("joiner"), target: route.Target{Host: db, Join: true}, want: db},
+		{name: "joins_by_name", live: one, caller: user("joiner"), target: route.Target{Host: "db", Join: true}, err: fault.ErrNotFound},
+		{name: "joins_nothing", live: one, caller: user("web"), target: route.Target{Host: db, Join: true}, err: fault.ErrNotFound},
+		{name: "does_not_join", live: one, caller: user("joiner"), target: route.Target{Host: db}, err: fault.ErrNotFound},
 		{name: "unseen_by_id", live: one, caller: user("web"), target: route.Target{Host: db}, err: fault.ErrNotFound},
 		{name: "no_labels_allowed", live: one, caller: user("none"), target: route.Target{Host: "db"}, err: fault.ErrNotFound},
 		{name: "unknown_role", live: one, caller: user("made-up"), target: route.Target{Host: "db"}, err: fault.ErrNotFound},

@@ -127,7 +127,7 @@ func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity
 func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *typesv1.Server, *proxyv1.DialResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort()}
+	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort(), Join: req.GetJoin()}
 	if err := s.locked(caller, ""); err != nil {
 		return nil, nil, refusal(err), s.rejected(ctx, caller, req, clientAddr, err)
 	}

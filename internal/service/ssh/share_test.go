@@ -444,7 +444,9 @@ func TestSessionEndsWithoutCompany(t *testing.T) {
 	owner.shows(t, `the session is ended: somebody left who is needed in it: 1 more moderator ("oversight")`)
 	owner.ends(t)
 	gone(t, "sleep\x0010031")
-	w.events.wait(t, "T2004I", func(e *auditv1.Event) bool { return strings.Contains(fmt.Sprint(field(e, "reason")), "left who is needed") })
+	w.events.wait(t, "T2004I", func(e *auditv1.Event) bool {
+		return strings.Contains(fmt.Sprint(field(e, "reason")), "left who is needed")
+	})
 
 	// An owner need not wait.
 	owner = own(t, alice)
