@@ -291,9 +291,6 @@ func (s *OpenSSHServer) server(ctx context.Context, id string) (*typesv1.Server,
 	if node.GetSubKind() != types.SubKindOpenSSH {
 		return nil, fault.Denied("node %s is no OpenSSH server: nobody else answers for it, or logs in to it", id)
 	}
-	if e := node.GetMetadata().GetExpires(); e != nil && !e.AsTime().After(s.cfg.Now()) {
-		return nil, fault.NotFound("node %s expired at %s: run `teleport join openssh` there again", id, e.AsTime().UTC().Format(time.RFC3339))
-	}
 	return node, nil
 }
 
