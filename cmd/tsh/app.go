@@ -50,7 +50,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.debug, "debug", "d", false, "write what is done to standard error")
 	f.BoolVar(&a.escapes, "enable-escape-sequences", true, "~. at the start of a line ends a session")
 	globalNotYet(f)
-	screen.Group(root, newLogin(a), newLogout(a), newStatus(a), newLs(a), newSSH(a), newScp(a), newSftp(a),
+	screen.Group(root, newLogin(a), newLogout(a), newStatus(a), newLs(a), newSSH(a), newJoin(a), newSessions(a), newScp(a), newSftp(a),
 		newProxy(a), newResolve(a), newLatency(a), newClusters(a), newEnv(a), newConfig(a), newVersion(a))
 	help := root.RunE
 	showVersion := root.Flags().Bool("version", false, "show the version of tsh")

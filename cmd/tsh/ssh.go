@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 
 type sshOptions struct {
 	extras
+	company
 	port    uint16
 	ttyFlag bool
 	noTTY   bool
@@ -49,7 +51,8 @@ func newSSH(a *app) *cobra.Command {
 	f.BoolP("quiet", "q", false, "say nothing but errors, which is so anyway")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
 	f.StringVar(&o.logDir, "log-dir", "", "keep the output of each server in files in this directory")
-	o.flags(f)
+	o.extras.flags(f)
+	o.company.flags(f)
 	a.resumeFlag(f)
 	return cmd
 }
@@ -59,7 +62,7 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(o.apply(), o.check(o.command)); err != nil {
+	if err := errors.Join(o.apply(), o.extras.check(o.command), o.company.check()); err != nil {
 		return err
 	}
 	list, err := o.forwards()
@@ -157,7 +160,7 @@ func (o *sshOptions) work(ctx context.Context, a *app, conn *ssh.Client, fwd *cl
 	}
 	run := client.Session{
 		Command: strings.Join(o.command, " "), PTY: terminal, NoEscapes: !a.escapes,
-		Env: append(localeEnv(), o.env...), Agent: o.agent, Display: display, Note: a.note,
+		Env: slices.Concat(localeEnv(), o.env, o.environ()), Agent: o.agent, Display: display, Note: a.note,
 		Term: screen.Env("TERM"), Stdin: a.In, Stdout: a.Out, Stderr: a.Err,
 	}
 	return run.Run(context.WithoutCancel(ctx), conn)

@@ -51,6 +51,8 @@ type Config struct {
 type Client struct {
 	cfg   Config
 	addrs []string
+	// join says to the Proxy that sessions are joined.
+	join bool
 }
 
 // New checks the credentials and returns a Client; it does not connect.
@@ -168,7 +170,7 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 		return nil, handshakeError(ctx, c.cfg.Proxy, err)
 	}
 	cluster := c.cfg.Credentials.Trust.Cluster()
-	first, err := request(&proxyv1.DialRequest{Host: host, Port: port, Cluster: cluster}, offer)
+	first, err := request(&proxyv1.DialRequest{Host: host, Port: port, Cluster: cluster, Join: c.join}, offer)
 	if err != nil {
 		return nil, err
 	}
