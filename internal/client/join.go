@@ -83,10 +83,10 @@ func (j Join) attend(ctx context.Context, s *Session, ch ssh.Channel, exit <-cha
 		case code, ok := <-exit:
 			shown.Wait()
 			switch {
+			case (!ok || code != 0) && refusal.Len() > 0:
+				return fault.Denied("%s", firstLine(refusal.String()))
 			case !ok:
 				return fault.Unreachable("the connection was lost")
-			case code != 0 && refusal.Len() > 0:
-				return fault.Denied("%s", firstLine(refusal.String()))
 			case code != 0:
 				return fault.Denied("the node ended it with code %d", code)
 			}
