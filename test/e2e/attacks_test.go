@@ -330,7 +330,7 @@ func (w *way) params(t *testing.T, a *attacker, addr string) join.Params {
 	}
 }
 
-// replay opens streams at the same time, with the attacker's keys, and answers each
+// replay opens streams at the same time, each with keys of its own, and answers each
 // with an answer of the machine. It returns how many were admitted.
 func (a *attacker) replay(t *testing.T, streams int, init *joinv1.Init, answers []*joinv1.Answer) int {
 	t.Helper()
@@ -338,10 +338,14 @@ func (a *attacker) replay(t *testing.T, streams int, init *joinv1.Init, answers 
 	var wg sync.WaitGroup
 	for range streams {
 		client := a.dial(t)
+		keys, err := join.NewKeyPair()
+		if err != nil {
+			t.Fatal(err)
+		}
 		wg.Go(func() {
-			if err := replayOne(t.Context(), client, a.keys, init, answers); err == nil {
+			if err := replayOne(t.Context(), client, keys, init, answers); err == nil {
 				admitted.Add(1)
-			} else if fault.Code(err) == "" || fault.Code(err) == "internal" {
+			} else if code := fault.Code(err); code == "internal" || code == "" && !errors.Is(err, fault.ErrStale) {
 				t.Errorf("a replayed answer was refused with %v, want a reason code", err)
 			}
 		})
