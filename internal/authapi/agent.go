@@ -175,8 +175,10 @@ type agentStream struct {
 	lockdown atomic.Pointer[lockdown]
 	// announced are the servers that this stream keeps alive.
 	announced []*typesv1.Server
-	// sessions are those of the host that it reported on this stream, by id.
-	sessions map[string]*typesv1.SessionTracker
+	// sessions are those of the host that it reported on this stream, by id. Only the
+	// stream itself changes them, under the mutex: other streams of the host look.
+	sessionsMu sync.Mutex
+	sessions   map[string]*typesv1.SessionTracker
 }
 
 // receive passes requests on until the stream ends.

@@ -55,7 +55,7 @@ func (a *agentStream) report(ctx context.Context, m *agentv1.Sessions) error {
 	gone := slices.DeleteFunc(slices.Clone(m.GetGone()), func(id string) bool { return a.sessions[id] == nil })
 	if m.GetFirst() {
 		for _, id := range a.server.hub.sessionsOf(host.ID) {
-			if !slices.ContainsFunc(changed, func(t *typesv1.SessionTracker) bool { return t.GetMetadata().GetName() == id }) {
+			if !a.server.elsewhere(a, id) && !slices.ContainsFunc(changed, func(t *typesv1.SessionTracker) bool { return t.GetMetadata().GetName() == id }) {
 				gone = append(gone, id)
 			}
 		}
@@ -63,13 +63,30 @@ func (a *agentStream) report(ctx context.Context, m *agentv1.Sessions) error {
 	if len(a.sessions)+len(changed) > maxSessions {
 		return fault.Limit("host %s has more than %d sessions that could be joined", host.ID, maxSessions)
 	}
+	a.sessionsMu.Lock()
 	for _, t := range changed {
 		a.sessions[t.GetMetadata().GetName()] = t
 	}
 	for _, id := range gone {
 		delete(a.sessions, id)
 	}
+	a.sessionsMu.Unlock()
 	return errors.Join(a.keepSessions(ctx, changed), a.dropSessions(ctx, gone))
+}
+
+// elsewhere reports whether another stream of the host has the session: a process that
+// hands over to the next one keeps its sessions, and both have a stream.
+func (s *AgentServer) elsewhere(a *agentStream, session string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.hosts[a.caller.Host().ID], func(other *agentStream) bool {
+		if other == a {
+			return false
+		}
+		other.sessionsMu.Lock()
+		defer other.sessionsMu.Unlock()
+		return other.sessions[session] != nil
+	})
 }
 
 // settleSession makes of what an agent says of a session what Auth stores: the host is

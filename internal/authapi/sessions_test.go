@@ -162,6 +162,23 @@ func TestSessionsThatAreRefused(t *testing.T) {
 			})
 		})
 	}
+	// What another process of the host has is its own: it hands over to the next one.
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t)
+		old, next := b.connect("h1", 100, types.RoleNode), b.connect("h1", 100, types.RoleNode)
+		old.begin()
+		next.begin()
+		old.report(true, []*typesv1.SessionTracker{newSession(sid1, "alice")})
+		next.report(true, []*typesv1.SessionTracker{newSession(sid2, "bob")})
+		if got := b.sessions(); !slices.Equal(got, []string{"1", "2"}) {
+			t.Errorf("sessions = %v, want those of both processes", got)
+		}
+		for _, s := range []*session{old, next} {
+			s.cancel()
+			<-s.done
+		}
+		b.stop()
+	})
 	// Another host cannot end a session, nor report something else than one.
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/mux"
 	"teleport/internal/resume"
@@ -109,8 +108,7 @@ func (s *Service) mayResume(ctx context.Context, c *connection, from net.Addr) e
 	if list := c.ssh.Login().CriticalOptions[sourceAddress]; list != "" && !listed(list, from) {
 		return fault.Denied("connection of %s not resumed: the certificate may not be used from %s", c.id.User.Name, from)
 	}
-	subject := access.Subject{User: c.id.User.Name, Roles: s.cfg.Cache.Roles(c.id.User.Roles), Traits: c.id.User.Traits}
-	if d := access.Login(subject, c.login(), s.labelMap()); !d.Allowed {
+	if d := s.stays(c.id, c.login()); !d.Allowed {
 		return fault.Denied("connection of %s not resumed: %s", c.id.User.Name, d.Reason)
 	}
 	return nil

@@ -43,7 +43,15 @@ func (s *Service) decideConn(id *identity.Identity, login string) access.Decisio
 	if now := s.cfg.Now(); !now.Before(id.Expires) {
 		return access.Decision{Rule: "certificate", Reason: fmt.Sprintf("the certificate of %s expired at %s", id.User.Name, id.Expires.UTC())}
 	}
-	if own := s.ownSession(id.User.Name); own {
+	return s.stays(id, login)
+}
+
+// stays decides by the roles alone whether the user may be here as the login.
+func (s *Service) stays(id *identity.Identity, login string) access.Decision {
+	switch {
+	case login != types.LoginJoin:
+		return access.Login(s.subject(id), login, s.labelMap())
+	case s.ownSession(id.User.Name):
 		return access.Decision{Allowed: true, Rule: access.RuleOwner, Reason: fmt.Sprintf("%q has a session here", id.User.Name)}
 	}
 	return access.NewChecker(s.subject(id)).JoinsSome(types.KindSSH)
