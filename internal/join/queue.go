@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"teleport/internal/budget"
 	"teleport/internal/fault"
 	"teleport/internal/retry"
 )
@@ -78,112 +79,38 @@ func (q *queue) joined() { q.paced.note(q.work.busy()) }
 
 // gate has a number of places.
 type gate struct {
-	places int
-	paced  *pace
-
-	mu      sync.Mutex
-	inside  int
-	waiting int
-	// lanes has those of each source that wait, turns the sources in order, each once.
-	lanes map[string][]chan struct{}
-	turns []string
+	*budget.Turns
+	paced *pace
 }
 
-func newGate(places int, p *pace) *gate {
-	return &gate{places: places, paced: p, lanes: map[string][]chan struct{}{}}
-}
+func newGate(places int, p *pace) *gate { return &gate{Turns: budget.NewTurns(places), paced: p} }
 
 // busy reports whether anybody waits.
 func (g *gate) busy() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.waiting > 0
+	_, waiting := g.Count()
+	return waiting > 0
 }
 
 // enter waits for a place. The caller leaves it again. One that comes back was let in
 // before: it is not turned away, and is the next of its source, since it would be a
 // waste to let it begin and not end.
 func (g *gate) enter(ctx context.Context, source string, back bool) error {
-	g.mu.Lock()
-	if g.inside < g.places {
-		g.inside++
-		g.mu.Unlock()
-		return nil
-	}
-	// A lane that is there, also an empty one, has its turn already.
-	lane, has := g.lanes[source]
-	// A full queue still has room for a source that waits less than its share.
-	if !back && g.waiting >= maxQueued && (len(lane) > 0 || g.waiting >= 2*maxQueued) {
-		ahead := g.waiting
-		g.mu.Unlock()
-		return g.paced.busy(source, ahead)
-	}
-	turn := make(chan struct{})
-	if !has {
-		g.turns = append(g.turns, source)
-	}
-	if back {
-		lane = append([]chan struct{}{turn}, lane...)
-	} else {
-		lane = append(lane, turn)
-	}
-	g.lanes[source] = lane
-	g.waiting++
-	g.mu.Unlock()
-	select {
-	case <-turn:
-		return nil
-	case <-ctx.Done():
-		ahead, dropped := g.drop(source, turn)
-		if !dropped {
-			g.leave() // it was given the place at the same moment
+	var refused error
+	err := g.Enter(ctx, budget.Entry{Source: source, First: back, Admit: func(q budget.Queue) error {
+		// A full queue still has room for a source that waits less than its share.
+		if !back && q.Waiting >= maxQueued && (q.Lane >= max(1, maxQueued/max(1, q.Lanes)) || q.Waiting >= 2*maxQueued) {
+			refused = g.paced.busy(source, q.Ahead())
 		}
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return g.paced.busy(source, ahead)
-		}
-		return errGone
+		return refused
+	}})
+	switch {
+	case err == nil || refused != nil:
+		return err
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		_, waiting := g.Count()
+		return g.paced.busy(source, waiting)
 	}
-}
-
-// drop takes one that does not wait any more out of its lane; false if it is not
-// there because it has a place.
-func (g *gate) drop(source string, turn chan struct{}) (waiting int, dropped bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	lane := g.lanes[source]
-	for i, t := range lane {
-		if t == turn {
-			g.lanes[source] = append(lane[:i:i], lane[i+1:]...)
-			g.waiting--
-			return g.waiting, true
-		}
-	}
-	return g.waiting, false
-}
-
-// leave gives the place to the next source in turn.
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for len(g.turns) > 0 {
-		source := g.turns[0]
-		g.turns = g.turns[1:]
-		lane := g.lanes[source]
-		if len(lane) == 0 {
-			delete(g.lanes, source)
-			continue
-		}
-		if len(lane) > 1 {
-			g.turns = append(g.turns, source)
-			g.lanes[source] = lane[1:]
-		} else {
-			delete(g.lanes, source)
-		}
-		g.waiting--
-		close(lane[0])
-		return
-	}
-	g.inside--
+	return errGone
 }
 
 // pace tells those for whom there is no room when to come back: each a moment later
@@ -286,7 +213,7 @@ func (p *place) take(ctx context.Context) error {
 
 func (p *place) release() {
 	for _, g := range p.held {
-		g.leave()
+		g.Leave()
 	}
 	p.held = nil
 	if p.asking != "" {

@@ -42,21 +42,21 @@ func TestQueueTakesSourcesInTurns(t *testing.T) {
 		wait("alone")
 		var got []string
 		for range 3 {
-			q.leave()
+			q.Leave()
 			got = append(got, <-order)
 		}
 		if fmt.Sprint(got) != "[crowd alone crowd]" {
 			t.Errorf("order %v: one machine waited behind a crowd of another address", got)
 		}
 		for range 18 {
-			q.leave()
+			q.Leave()
 			<-order
 		}
 		for range maxWorking {
-			q.leave()
+			q.Leave()
 		}
-		if q.inside != 0 || q.waiting != 0 || len(q.lanes) != 0 || len(q.turns) != 0 {
-			t.Errorf("left behind: %d working, %d waiting, lanes %v, turns %v", q.inside, q.waiting, q.lanes, q.turns)
+		if inside, waiting := q.Count(); inside != 0 || waiting != 0 {
+			t.Errorf("left behind: %d working, %d waiting", inside, waiting)
 		}
 	})
 }
@@ -79,8 +79,8 @@ func TestQueueSaysWhenToComeBack(t *testing.T) {
 		// The crowd does not keep out another address.
 		go func() { gone <- q.enter(ctx, "alone", false) }()
 		synctest.Wait()
-		if q.waiting != maxQueued+1 {
-			t.Errorf("%d wait, want the one of the other address as well", q.waiting)
+		if _, waiting := q.Count(); waiting != maxQueued+1 {
+			t.Errorf("%d wait, want the one of the other address as well", waiting)
 		}
 		cancel()
 		for range maxQueued + 1 {
@@ -88,12 +88,12 @@ func TestQueueSaysWhenToComeBack(t *testing.T) {
 				t.Fatalf("enter = %v, want %v", err, errGone)
 			}
 		}
-		if q.waiting != 0 {
-			t.Errorf("%d still wait after they left", q.waiting)
+		if _, waiting := q.Count(); waiting != 0 {
+			t.Errorf("%d still wait after they left", waiting)
 		}
 		// The places are all there for those who come later.
 		for range maxWorking {
-			q.leave()
+			q.Leave()
 		}
 		fill(t, q)
 	})
@@ -111,7 +111,7 @@ func TestQueueGivesPlacesOfThoseWhoLeft(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		<-first
-		q.leave()
+		q.Leave()
 		if err := <-second; err != nil {
 			t.Fatal(err)
 		}
@@ -165,8 +165,10 @@ func TestOneTokenDoesNotTakeEveryPlace(t *testing.T) {
 			synctest.Wait()
 			(<-in).release()
 		}
-		if len(q.byToken) != 0 || q.asks.inside != 0 || q.work.inside != 0 {
-			t.Errorf("left behind: %v, %d asking, %d working", q.byToken, q.asks.inside, q.work.inside)
+		asking, _ := q.asks.Count()
+		working, _ := q.work.Count()
+		if len(q.byToken) != 0 || asking != 0 || working != 0 {
+			t.Errorf("left behind: %v, %d asking, %d working", q.byToken, asking, working)
 		}
 	})
 }
@@ -190,7 +192,7 @@ func TestQueueLetsThoseBackIn(t *testing.T) {
 			enter(ctx, "new", false)
 		}
 		enter(ctx, "back", true)
-		g.leave()
+		g.Leave()
 		if got := <-order; got != "back" {
 			t.Errorf("the %s one went in first", got)
 		}
@@ -272,11 +274,11 @@ func TestQueueGivesOneTurnToASource(t *testing.T) {
 		}
 		var got []string
 		for range 4 {
-			q.leave()
+			q.Leave()
 			got = append(got, <-order)
 		}
-		if fmt.Sprint(got) != "[restless alone restless restless]" || len(q.turns) != 0 {
-			t.Errorf("order %v, turns left %v", got, q.turns)
+		if _, waiting := q.Count(); fmt.Sprint(got) != "[restless alone restless restless]" || waiting != 0 {
+			t.Errorf("order %v, %d left", got, waiting)
 		}
 	})
 }

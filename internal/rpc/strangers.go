@@ -16,6 +16,8 @@ const (
 	// that makes progress is not given up for another: only after handshakeGrace.
 	maxHandshakes, maxHandshakesPerSource = 2048, 1024
 	handshakeGrace                        = 5 * time.Second
+	// handshakesPerCore is how many are worked on at once.
+	handshakesPerCore = 2
 	// maxStrangers bounds open connections without a client certificate.
 	maxStrangers, maxStrangersPerSource = 8192, 1024
 	// maxIdle bounds those of them with no call in progress. Of one source there may

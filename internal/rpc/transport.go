@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"os"
+	"runtime"
 
 	"google.golang.org/grpc/credentials"
 
@@ -33,6 +34,8 @@ type transport struct {
 	// shaking has the connections in the TLS handshake, open those of strangers, and
 	// idle those of them without a call in progress.
 	shaking, open, idle *room
+	// turns are those of the handshakes that there is work to do for.
+	turns *budget.Turns
 	// refused is called for each connection that found no place.
 	refused func()
 }
@@ -48,6 +51,7 @@ func newTransport(config *tls.Config, refused func()) *transport {
 	return &transport{
 		refused:              refused,
 		TransportCredentials: credentials.NewTLS(config),
+		turns:                budget.NewTurns(handshakesPerCore * runtime.GOMAXPROCS(0)),
 		shaking:              newRoom(maxHandshakes, maxHandshakesPerSource, handshakeGrace),
 		open:                 newRoom(maxStrangers, maxStrangersPerSource, -1),
 		idle:                 newRoom(maxIdle, maxIdlePerSource, 0),
@@ -62,12 +66,19 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if lc, ok := conn.(localConn); ok {
 		return t.local(lc)
 	}
-	g := &guest{source: budget.Source(conn.RemoteAddr().String()), out: func() { _ = conn.Close() }}
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	g := &guest{source: budget.Source(conn.RemoteAddr().String()), out: func() {
+		cancel()
+		_ = conn.Close()
+	}}
 	if !t.shaking.enter(g) {
 		t.refused()
 		return nil, nil, fault.Limit("too many handshakes from %s at once: try again in a moment", g.source)
 	}
-	secure, info, err := t.TransportCredentials.ServerHandshake(conn)
+	working := &handshake{Conn: conn, ctx: ctx, turns: t.turns, source: g.source}
+	secure, info, err := t.TransportCredentials.ServerHandshake(working)
+	working.done()
 	t.shaking.leave(g)
 	if err != nil {
 		return nil, nil, err
@@ -84,6 +95,47 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 		return nil, nil, err
 	}
 	return out.stranger, out, nil
+}
+
+// handshake is a connection in the TLS handshake. What the other end sent is worked on
+// when it is the turn of its source, so that a crowd from one address does not keep
+// the cores from the others; who only waits for the other end takes no turn.
+type handshake struct {
+	net.Conn
+	ctx    context.Context //nolint:containedctx // the time of one handshake
+	turns  *budget.Turns
+	source string
+	// inside is true during a turn, over once the handshake has ended.
+	inside, over bool
+}
+
+// Read ends the turn, waits for the other end, and then for the next turn.
+func (h *handshake) Read(b []byte) (int, error) {
+	if h.over {
+		return h.Conn.Read(b)
+	}
+	h.leave()
+	n, err := h.Conn.Read(b)
+	if n > 0 {
+		if terr := h.turns.Enter(h.ctx, budget.Entry{Source: h.source}); terr != nil {
+			return 0, terr
+		}
+		h.inside = true
+	}
+	return n, err
+}
+
+func (h *handshake) leave() {
+	if h.inside {
+		h.inside = false
+		h.turns.Leave()
+	}
+}
+
+// done ends the handshake.
+func (h *handshake) done() {
+	h.leave()
+	h.over = true
 }
 
 // local accepts only the user that the service runs as, and root.

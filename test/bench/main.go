@@ -25,6 +25,13 @@ func main() {
 	if len(os.Args) > 2 && os.Args[1] == meterArg {
 		os.Exit(meterMain(os.Args[2:]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == crowdArg {
+		if err := crowdMain(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := untilSignal()
 	defer stop()
 	done, err := withRoom(ctx)
@@ -46,6 +53,7 @@ type options struct {
 	bin, out, only, congestion string
 	spire                      string
 	rounds, paced, agents      int
+	crowd                      int
 	sessions, sizeMiB          int
 	period, idle               time.Duration
 }
@@ -75,6 +83,7 @@ func sections() []section {
 		{"memory", footprint},
 		{"tunnels", tunnels},
 		{"joins", joins},
+		{"crowd", crowd},
 		{"sessions", sessions},
 		{"bulk", bulk},
 	}
@@ -96,6 +105,7 @@ func parse(args []string) (options, error) {
 	f.IntVar(&o.paced, "paced", 1000, "connections at 10 a second")
 	f.IntVar(&o.agents, "agents", 500, "idle tunnels")
 	f.IntVar(&o.sessions, "sessions", 100, "idle sessions")
+	f.IntVar(&o.crowd, "crowd", 1000, "machines a second that join beside others")
 	f.IntVar(&o.sizeMiB, "size", 256, "MiB of a copy")
 	f.DurationVar(&o.period, "period", 5*time.Second, "how long a rate is measured")
 	f.DurationVar(&o.idle, "idle", 10*time.Second, "how long a process idles before its memory is read")
@@ -107,7 +117,7 @@ func parse(args []string) (options, error) {
 			return o, fmt.Errorf("-only: no section %q, only %s", name, strings.Join(names, ", "))
 		}
 	}
-	if min(o.rounds, o.paced, o.agents, o.sessions, o.sizeMiB) < 1 {
+	if min(o.rounds, o.paced, o.agents, o.crowd, o.sessions, o.sizeMiB) < 1 {
 		return o, errors.New("every count must be at least 1")
 	}
 	return o, nil
