@@ -97,9 +97,15 @@ func (s *sshdConfig) ask(ctx context.Context) error {
 	}
 	defer func() { _ = os.Remove(file) }()
 	out, err := run(ctx, s.check[0], "-T", "-f", file)
-	if err != nil {
-		// With Match blocks some versions need to know whom they are asked about.
-		out, err = run(ctx, s.check[0], "-T", "-C", "user=nobody,host=localhost,addr=127.0.0.1", "-f", file)
+	if err != nil && strings.Contains(out, "no hostkeys available") {
+		// It says nothing before it has one.
+		spare, rmErr := spareKey(filepath.Dir(s.path))
+		if rmErr != nil {
+			return rmErr
+		}
+		defer func() { _ = os.Remove(spare) }()
+		out, err = run(ctx, s.check[0], "-T", "-h", spare, "-f", file)
+		out = strings.ReplaceAll(out, "hostkey "+spare+"\n", "")
 	}
 	if err != nil {
 		return fault.Invalid("the sshd cannot use its configuration %s as it is: %s", s.path, strings.ReplaceAll(clip(out, err), file, s.path))
@@ -180,6 +186,17 @@ func readPublic(path string) (ssh.PublicKey, error) {
 		return nil, fault.Invalid("it is no private key without a passphrase")
 	}
 	return keys.ParsePublicSSH(signer.PublicKey().Marshal())
+}
+
+// spareKey writes a key to a file of its own in the directory.
+func spareKey(dir string) (string, error) {
+	f, err := os.CreateTemp(dir, ".host-key-*")
+	if err != nil {
+		return "", fault.Invalid("write to %s: %w", dir, cause(err))
+	}
+	_ = f.Close()
+	_, err = makeKey(f.Name())
+	return f.Name(), err
 }
 
 func makeKey(path string) (ssh.PublicKey, error) {
