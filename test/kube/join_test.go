@@ -59,23 +59,28 @@ func TestJoin(t *testing.T) {
 		}
 		return out
 	}
-	tctl("create", "-f", write("token.yaml", `kind: token
+	// create makes a token for the service account of the agents.
+	create := func(name, kind string) {
+		t.Helper()
+		tctl("create", "-f", write(name+".yaml", `kind: token
 version: v2
 metadata:
-  name: kubernetes-token
+  name: `+name+`
 spec:
   roles: [Node]
   join_method: kubernetes
   kubernetes:
-    type: in_cluster
+    type: `+kind+`
     allow:
     - service_account: "teleport-agents:teleport-agent"
 `))
+	}
+	create("kubernetes-token", "in_cluster")
 	invitation, err := c.Token(t.Context(), "node", time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent := func(name string) string {
+	agent := func(name, token string) string {
 		return write(name+".yaml", fmt.Sprintf(`version: v3
 teleport:
   nodename: %s
@@ -84,25 +89,44 @@ teleport:
   ca_pin: %s
   join_params:
     method: kubernetes
-    token_name: kubernetes-token
+    token_name: %s
 auth_service:
   enabled: no
 proxy_service:
   enabled: no
 ssh_service:
   enabled: yes
-`, name, c.Path(name), c.ProxyAddr, invitation.Pin))
+`, name, c.Path(name), c.ProxyAddr, invitation.Pin, token))
 	}
 	pod := k.Pod(t, "teleport-agents", "teleport-agent-0", "teleport-agent")
 	t.Setenv("KUBERNETES_TOKEN_PATH", write("pod.token", k.Token(t, pod, "kube.example.com", 10*time.Minute)))
-	if _, err := c.Start(t.Context(), "agent-0", agent("agent-0")); err != nil {
+	if _, err := c.Start(t.Context(), "agent-0", agent("agent-0", "kubernetes-token")); err != nil {
 		t.Fatal(err)
 	}
 	if events := tctl("audit", "ls", "--type=instance.join", "--format=json"); !strings.Contains(events, pod.UID) {
 		t.Errorf("no event has the uid %s of the pod:\n%s", pod.UID, events)
 	}
 	// A second machine with the token of the first, as a thief would have it.
-	if _, err := c.Start(t.Context(), "agent-1", agent("agent-1")); err == nil || !strings.Contains(err.Error(), "proof_replayed") {
+	if _, err := c.Start(t.Context(), "agent-1", agent("agent-1", "kubernetes-token")); err == nil || !strings.Contains(err.Error(), "proof_replayed") {
 		t.Errorf("a token that was used: %v, want proof_replayed", err)
+	}
+	// A pod that was deleted: the API server knows.
+	gone := k.Pod(t, "teleport-agents", "teleport-agent-2", "teleport-agent")
+	write("pod.token", k.Token(t, gone, "kube.example.com", 10*time.Minute))
+	k.Delete(t, gone)
+	if _, err := c.Start(t.Context(), "agent-2", agent("agent-2", "kubernetes-token")); err == nil || !strings.Contains(err.Error(), "cloud_refused") {
+		t.Errorf("a pod that was deleted: %v, want cloud_refused", err)
+	}
+	// An Auth Service elsewhere: with the keys of the cluster, and with its issuer.
+	k.Publish(t)
+	for name, kind := range map[string]string{
+		"keys":   "static_jwks\n    static_jwks: {jwks: '" + k.JWKS(t) + "'}",
+		"issuer": "oidc\n    oidc:\n      issuer: " + k.URL + "\n      ca: |\n        " + strings.ReplaceAll(strings.TrimSpace(string(k.CA)), "\n", "\n        "),
+	} {
+		create(name, kind)
+		write("pod.token", k.Token(t, k.Pod(t, "teleport-agents", "teleport-agent-"+name, "teleport-agent"), "kube.example.com", 10*time.Minute))
+		if _, err := c.Start(t.Context(), name, agent(name, name)); err != nil {
+			t.Error(err)
+		}
 	}
 }
