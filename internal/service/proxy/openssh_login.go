@@ -184,7 +184,11 @@ func (v *visit) decide(id *identity.Identity, login string) access.Decision {
 	if !ok {
 		return access.Decision{Rule: "node", Reason: fmt.Sprintf("OpenSSH server %s is not in the cluster any more", v.id)}
 	}
-	return access.Login(access.Subject{User: id.User.Name, Roles: roles, Traits: id.User.Traits}, login, types.ServerLabels(node))
+	subject := access.Subject{User: id.User.Name, Roles: roles, Traits: id.User.Traits}
+	if d := access.Alone(subject, types.KindSSH); !d.Allowed {
+		return d
+	}
+	return access.Login(subject, login, types.ServerLabels(node))
 }
 
 // locked returns the text of the lock that forbids the user to be there as the login,
@@ -208,6 +212,9 @@ func (v *visit) locked(id *identity.Identity, login string) string {
 func (v *visit) told(login string, d access.Decision) string {
 	if d.Rule == access.RuleLock {
 		return d.Reason
+	}
+	if d.Rule == access.RuleCompany {
+		return fmt.Sprintf("access denied: your roles ask for others to be in your sessions, and on %s, which runs only OpenSSH, they cannot be: use a server with an agent", v.hostname)
 	}
 	return v.denied(login)
 }
