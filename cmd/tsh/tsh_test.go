@@ -393,7 +393,7 @@ func TestHelp(t *testing.T) {
 	if got := ok(t, ""); !strings.Contains(got, "Available Commands") {
 		t.Errorf("no arguments: %q", got)
 	}
-	fails(t, 2, `unknown command "lgoin": did you mean login?`, "lgoin")
+	fails(t, 2, `unknown command "loginn": did you mean login?`, "loginn")
 	fails(t, 2, "unknown flag", "ls", "--nope")
 	fails(t, 2, "unknown command", "proxy", "db")
 }

@@ -17,6 +17,8 @@ const (
 	ruleDenyJoin  = "deny.join_sessions"
 	// RuleOwner is Decision.Rule of what somebody may do because the session is theirs.
 	RuleOwner = "owner"
+	// RuleCompany is Decision.Rule of what is refused to those who may not be alone.
+	RuleCompany = "allow.require_session_join"
 )
 
 // Attendee is somebody who takes part in a session of somebody else.
@@ -78,12 +80,15 @@ func RequirementsOf(owner Subject, kind string) Requirements {
 // None reports whether the owner may be alone.
 func (r Requirements) None() bool { return len(r.roles) == 0 }
 
-// Role is the first role that asks for company, or "".
-func (r Requirements) Role() string {
+// Alone decides whether the subject may do what others could not follow, where a
+// session of the kind is concerned.
+func Alone(s Subject, kind string) Decision {
+	r := RequirementsOf(s, kind)
 	if r.None() {
-		return ""
+		return Decision{Allowed: true, Rule: RuleCompany, Reason: fmt.Sprintf("no role of %q asks for company in sessions of kind %q", s.User, kind)}
 	}
-	return r.roles[0].role
+	name := r.roles[0].role
+	return Decision{Role: name, Rule: RuleCompany, Reason: fmt.Sprintf("role %q asks for company in sessions of kind %q, by %s", name, kind, RuleCompany)}
 }
 
 // Need is what one role still asks for.

@@ -81,6 +81,19 @@ func TestRequirements(t *testing.T) {
 	}
 }
 
+func TestAlone(t *testing.T) {
+	watched := access.Subject{User: "bob", Roles: []*typesv1.Role{role("plain", nil, nil), asking("watched", asks("one", isAuditor, []string{"peer"}, 1, ""))}}
+	if d := access.Alone(watched, "ssh"); d.Allowed || d.Role != "watched" || d.Rule != access.RuleCompany {
+		t.Errorf("Alone = %+v, want a refusal by role watched", d)
+	}
+	if d := access.Alone(watched, "db"); !d.Allowed {
+		t.Errorf("Alone in another kind of session = %+v", d)
+	}
+	if d := access.Alone(access.Subject{User: "bob"}, "ssh"); !d.Allowed {
+		t.Errorf("Alone without roles = %+v", d)
+	}
+}
+
 func TestPauses(t *testing.T) {
 	moderator := []string{"moderator"}
 	pause, end := asks("pause", isAuditor, moderator, 1, "pause"), asks("end", `contains(user.spec.roles, "lead")`, moderator, 1, "terminate")

@@ -122,9 +122,9 @@ func (s *Service) mayNot(c *sshd.Conn, id *identity.Identity, p privilege) (text
 		return text, text
 	case o.Broken != nil:
 		return s.denied(c.User()), o.Broken.Error()
-	case p.option != "forward_agent" && s.company(id) != "":
+	case p.option != "forward_agent" && !s.alone(id).Allowed:
 		text = fmt.Sprintf("access denied: your roles ask for others to be in your sessions, and they could not follow if you %s", p.name)
-		return text, fmt.Sprintf("allow.require_session_join of role %q", s.company(id))
+		return text, s.alone(id).Reason
 	case !p.granted(o):
 		return fmt.Sprintf("access denied: your roles do not let you %s, ask an administrator", p.name), "no role of the user allows options." + p.option
 	}

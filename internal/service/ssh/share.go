@@ -468,15 +468,15 @@ func (p *party) everybody() (names []string, why string) {
 	return slices.Clone(p.names), p.why
 }
 
-// company returns the role of the user that asks for company in sessions, or "".
-func (s *Service) company(id *identity.Identity) string {
-	return access.RequirementsOf(s.subject(id), types.KindSSH).Role()
+// alone decides whether the user may do what company could not follow.
+func (s *Service) alone(id *identity.Identity) access.Decision {
+	return access.Alone(s.subject(id), types.KindSSH)
 }
 
 // mayBeAlone refuses what company could not follow to those who may not be alone.
 func (s *Service) mayBeAlone(ctx context.Context, r *record) error {
-	role := s.company(r.id)
-	if role == "" || r.se.Interactive() && r.se.Kind() != sshd.KindSubsystem {
+	d := s.alone(r.id)
+	if d.Allowed || r.se.Interactive() && r.se.Kind() != sshd.KindSubsystem {
 		return nil
 	}
 	s.metrics.rejected.Inc()
@@ -485,7 +485,6 @@ func (s *Service) mayBeAlone(ctx context.Context, r *record) error {
 		what = "a file transfer"
 	}
 	text := fmt.Sprintf("access denied: your roles ask for others to be in your sessions, and %s cannot be followed: use a terminal, as in tsh ssh -t", what)
-	reason := fmt.Sprintf("allow.require_session_join of role %q", role)
-	e := r.event(audit.SessionRejected, map[string]any{"success": false, "error": text, "reason": reason, "role": role})
-	return s.refuse(ctx, e, r.id, text, reason)
+	e := r.event(audit.SessionRejected, map[string]any{"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule})
+	return s.refuse(ctx, e, r.id, text, d.Reason)
 }

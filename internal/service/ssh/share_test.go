@@ -468,7 +468,7 @@ func TestNothingIsDoneAlone(t *testing.T) {
 		t.Errorf("a command without a terminal: %v, %q", err, &errs)
 	}
 	w.events.wait(t, "T1006W", func(e *auditv1.Event) bool {
-		return strings.Contains(fmt.Sprint(field(e, "reason")), `allow.require_session_join of role "dev"`)
+		return strings.Contains(fmt.Sprint(field(e, "reason")), `role "dev" asks for company`)
 	})
 	if _, err := c.Dial("tcp", w.addr); err == nil || !strings.Contains(err.Error(), "could not follow") {
 		t.Errorf("a port was forwarded: %v", err)
