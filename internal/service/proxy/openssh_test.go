@@ -432,6 +432,14 @@ func TestOpenSSHRefusals(t *testing.T) {
 		"login_locked": {before: func(t *testing.T, s *stock) {
 			s.put(t, types.NewLock(&typesv1.LockTarget{Login: "root"}, "not now", "admin", time.Now(), time.Time{}))
 		}, says: `lock targeting Login:"root" is in force: not now`, code: "T1006W"},
+		"not_alone": {before: func(_ *testing.T, s *stock) {
+			role := types.New(types.KindRole, "web").(*typesv1.Role)
+			role.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{
+				Logins: []string{"root"}, NodeLabels: map[string]*typesv1.Strings{"env": {Values: []string{"web"}}},
+				RequireSessionJoin: []*typesv1.SessionRequirePolicy{{Name: "watched", Filter: "true", Kinds: []string{"ssh"}, Modes: []string{"moderator"}, Count: 1}},
+			}}
+			s.cache.Apply(types.Change{Revision: 4, Kind: types.KindRole, Name: "web", Resource: role})
+		}, says: "your roles ask for others to be in your sessions", code: "T3007W"},
 		"role_gone_at_auth": {before: func(t *testing.T, s *stock) {
 			if err := s.auth.store.Tx().Delete(types.KindRole, "web", "").Commit(t.Context()); err != nil {
 				t.Fatal(err)

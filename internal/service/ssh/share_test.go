@@ -609,3 +609,43 @@ func TestSessionsOfAStoppedService(t *testing.T) {
 		t.Errorf("sessions after the stop: %v", left)
 	}
 }
+
+// Stock OpenSSH joins by asking for the subsystem.
+func TestStockClientJoins(t *testing.T) {
+	w, alice, bob, _ := withCompany(t)
+	owner := own(t, alice)
+	owner.types(t, "echo go:$((6*7))\n")
+	owner.shows(t, "go:42")
+	cmd := bob.ssh(types.LoginJoin, "join:peer:"+w.sid(t))
+	cmd.Args = append([]string{"ssh", "-tt", "-s"}, cmd.Args[1:]...)
+	in, out := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	shown := watch(out)
+	shown.shows(t, "What you type is run there")
+	if _, err := io.WriteString(in, "echo stock:$((6*8))\n"); err != nil {
+		t.Fatal(err)
+	}
+	owner.shows(t, "stock:48")
+	owner.types(t, "exit\n")
+	shown.ends(t)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ssh: %v", err)
+	}
+}
+
+// A program that fills the screen is asked to draw it again for who joins, and leaves
+// their terminal as it was.
+func TestFullScreen(t *testing.T) {
+	w, alice, bob, _ := withCompany(t)
+	owner := own(t, alice)
+	owner.types(t, `trap 'printf "drawn:%s" $((n=n+1))' WINCH; printf '\033[?1049hfull:%s' $((6*7)); n=0; while :; do sleep 0.05; done`+"\n")
+	owner.shows(t, "full:42")
+	observer := attend(t, bob, "observer", w.sid(t), 80, 24)
+	observer.shows(t, "\x1b[?1049h")
+	observer.shows(t, "drawn:")
+	observer.types(t, "\x03")
+	observer.ends(t)
+	observer.shows(t, "\x1b[?1049l")
+}
