@@ -224,7 +224,7 @@ func TestSignProxy(t *testing.T) {
 	check(t, err)
 	id, err := identity.FromSSH(cert)
 	check(t, err)
-	if !id.Host.OpenSSH || id.Host.Proxy != "p1" || id.Host.ID != stockID || id.Expires.Sub(time.Now()) > time.Hour {
+	if !id.Host.OpenSSH || id.Host.Proxy != "p1" || id.Host.ID != stockID || time.Until(id.Expires) > time.Hour {
 		t.Errorf("certificate of %+v until %s", id.Host, id.Expires)
 	}
 	if err := s.trusted.HostKeyCallback(types.RoleNode, "db-8", stockID)("", nil, cert); err != nil {

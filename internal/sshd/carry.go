@@ -79,7 +79,7 @@ func (s *Server) carry(ctx context.Context, c *Conn, chans <-chan ssh.NewChannel
 	k.run(ctx, func() { k.fromServer(k.up.Requests) })
 	k.run(ctx, func() {
 		for nc := range k.up.Channels {
-			k.run(ctx, func() { k.back(nc) })
+			k.run(ctx, func() { k.back(ctx, nc) })
 		}
 	})
 	k.run(ctx, func() { s.keepAlive(ctx, c) })
@@ -261,12 +261,12 @@ func (k *carried) direct(ctx context.Context, nc ssh.NewChannel) {
 		_ = nc.Reject(reason, text)
 		return
 	}
-	k.through(Forwarded{Channel: nc.ChannelType(), To: to}, nc, k.up.Conn)
+	k.through(ctx, Forwarded{Channel: nc.ChannelType(), To: to}, nc, k.up.Conn)
 }
 
 // back carries a connection that starts at the server's side, if the client asked for
 // such.
-func (k *carried) back(nc ssh.NewChannel) {
+func (k *carried) back(ctx context.Context, nc ssh.NewChannel) {
 	at, known := k.wanted(nc)
 	if !known {
 		_ = nc.Reject(ssh.Prohibited, "nobody asked for it")
@@ -278,7 +278,7 @@ func (k *carried) back(nc ssh.NewChannel) {
 	}
 	defer k.leave()
 	k.c.touch()
-	k.through(Forwarded{Channel: nc.ChannelType(), To: at}, nc, k.c.ssh)
+	k.through(ctx, Forwarded{Channel: nc.ChannelType(), To: at}, nc, k.c.ssh)
 }
 
 // wanted finds what a channel of the server is about.
@@ -317,7 +317,7 @@ func (k *carried) wanted(nc ssh.NewChannel) (Target, bool) {
 }
 
 // through opens the same channel on the other connection and joins both.
-func (k *carried) through(f Forwarded, nc ssh.NewChannel, to ssh.Conn) {
+func (k *carried) through(ctx context.Context, f Forwarded, nc ssh.NewChannel, to ssh.Conn) {
 	far, farReqs, err := to.OpenChannel(nc.ChannelType(), nc.ExtraData())
 	if err != nil {
 		reject(nc, err)
@@ -333,7 +333,7 @@ func (k *carried) through(f Forwarded, nc ssh.NewChannel, to ssh.Conn) {
 	if to == k.c.ssh { // the near end is the server
 		sent, received = received, sent
 	}
-	k.join(end{near, nearReqs, received}, end{far, farReqs, sent})
+	k.join(ctx, end{near, nearReqs, received}, end{far, farReqs, sent})
 	k.c.touch()
 	k.s.cfg.Carrier.Closed(k.c, f)
 }
@@ -358,12 +358,12 @@ type end struct {
 
 // join copies both ways until both ended, or one side closed its channel: then the
 // other may have what came before.
-func (k *carried) join(a, b end) {
+func (k *carried) join(ctx context.Context, a, b end) {
 	var copies, closers sync.WaitGroup
 	one := func(from, to end) {
 		delivered := make(chan struct{})
 		copies.Go(func() {
-			defer k.s.guard(context.Background(), k.c)
+			defer k.s.guard(ctx, k.c)
 			defer close(delivered)
 			w := &counted{to: to.ch, n: from.read, touch: k.c.touch}
 			copyGrowing(w, from.ch, nil)

@@ -459,9 +459,9 @@ func (h *hostile) dial() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ln.Close()
 	go func() {
 		nc, err := ln.Accept()
+		_ = ln.Close()
 		if err != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -121,7 +122,7 @@ func certSigner(wire []byte, key crypto.Signer) (ssh.Signer, error) {
 // needsAuth says why a login to an OpenSSH server needs the Auth Service, where that is
 // what is missing.
 func needsAuth(err error) error {
-	if fault.Kind(err) == fault.ErrUnreachable {
+	if errors.Is(err, fault.ErrUnreachable) {
 		return fault.Unreachable("new logins to OpenSSH servers need the Auth Service, which cannot be reached just now: try again")
 	}
 	return err

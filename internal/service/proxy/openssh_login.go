@@ -232,27 +232,27 @@ func (v *visit) options(id *identity.Identity) access.Options {
 func (v *visit) grant(ctx context.Context, meta ssh.ConnMetadata, login *sshd.Login, id *identity.Identity) error {
 	o := v.options(id)
 	name := id.User.Name
-	refuse := func(text, reason string) error {
+	refuse := func(ctx context.Context, text, reason string) error {
 		e := audit.New(audit.SessionRejected, v.fields(meta, id, map[string]any{"success": false, "error": text, "reason": reason}))
 		return v.refuse(ctx, e, id, text, reason)
 	}
 	if o.Broken != nil {
-		return refuse(v.denied(meta.User()), o.Broken.Error())
+		return refuse(ctx, v.denied(meta.User()), o.Broken.Error())
 	}
 	if _, pinned := login.CriticalOptions[sourceAddress]; o.PinSource && !pinned {
-		return refuse("access denied: your roles bind certificates to the address of the login, and yours names none: log in again",
+		return refuse(ctx, "access denied: your roles bind certificates to the address of the login, and yours names none: log in again",
 			"options.pin_source_ip: the certificate has no critical option "+sourceAddress)
 	}
 	key := name + "\x00" + v.id
 	if !v.o.counts.take(key, o.MaxConnections) {
-		return refuse(fmt.Sprintf("access denied: you have %d connections to %s already, and your roles allow no more: close one", o.MaxConnections, v.hostname),
+		return refuse(ctx, fmt.Sprintf("access denied: you have %d connections to %s already, and your roles allow no more: close one", o.MaxConnections, v.hostname),
 			fmt.Sprintf("options.max_connections is %d", o.MaxConnections))
 	}
 	login.Ended = func() { v.o.counts.give(key) }
 	if o.MaxSessions > 0 {
 		login.MaxSessions = int(min(o.MaxSessions, sshd.DefaultMaxSessions))
 		login.TooMany = func(ctx context.Context) string {
-			err := refuse(fmt.Sprintf("your roles allow %d sessions on one connection: close one or connect again", o.MaxSessions),
+			err := refuse(ctx, fmt.Sprintf("your roles allow %d sessions on one connection: close one or connect again", o.MaxSessions),
 				fmt.Sprintf("options.max_sessions is %d", o.MaxSessions))
 			var r *sshd.Refusal
 			if errors.As(err, &r) {
