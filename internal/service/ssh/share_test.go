@@ -640,7 +640,8 @@ func TestStockClientJoins(t *testing.T) {
 func TestFullScreen(t *testing.T) {
 	w, alice, bob, _ := withCompany(t)
 	owner := own(t, alice)
-	owner.types(t, `trap 'printf "drawn:%s" $((n=n+1))' WINCH; printf '\033[?1049hfull:%s' $((6*7)); n=0; while :; do sleep 0.05; done`+"\n")
+	// In a shell of its own: of an interactive one, only the job in front is told.
+	owner.types(t, `bash -c 'trap "printf drawn:%s \$((n=n+1))" WINCH; printf "\033[?1049hfull:%s" $((6*7)); while :; do sleep 0.05; done'`+"\n")
 	owner.shows(t, "full:42")
 	observer := attend(t, bob, "observer", w.sid(t), 80, 24)
 	observer.shows(t, "\x1b[?1049h")
