@@ -189,6 +189,7 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 	}
 	node := &NodeConn{Conn: conn, HostID: resp.GetHostId(), HostName: resp.GetHostName()}
 	if offer != nil {
+		//nolint:contextcheck // the connection outlives the call, and ends by Close
 		if err := c.accept(node, port, offer); err != nil {
 			return nil, err
 		}

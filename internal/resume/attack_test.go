@@ -145,7 +145,7 @@ func (h *holdSecond) Write(b []byte) (int, error) {
 	if h.writes++; h.writes == 2 {
 		go func() {
 			<-h.release
-			_ = h.Conn.SetDeadline(time.Time{})
+			_ = h.SetDeadline(time.Time{})
 			_, _ = h.Conn.Write(b)
 		}()
 		return len(b), nil

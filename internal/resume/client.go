@@ -229,6 +229,7 @@ func (c *Conn) attachOnce(ctx context.Context) error {
 		_ = nc.Close()
 		return c.err
 	}
+	//nolint:contextcheck // the connection outlives the call, and ends by Close
 	c.attachLocked(nc, r, a.nodeReceived)
 	return nil
 }

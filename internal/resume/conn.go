@@ -2,6 +2,7 @@ package resume
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -217,7 +218,7 @@ func (c *Conn) writeErrorLocked() error {
 	switch {
 	case c.closed || c.closing:
 		return net.ErrClosed
-	case c.err == io.EOF || c.err == nil && c.finWritten:
+	case errors.Is(c.err, io.EOF) || c.err == nil && c.finWritten:
 		return io.ErrClosedPipe
 	case c.err != nil:
 		return c.err

@@ -48,7 +48,7 @@ func TestGoesOnAfterCut(t *testing.T) {
 		t.Errorf("%d events after five cuts, want ten", len(events))
 	}
 	_ = client.Close()
-	if _, err := node.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := node.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("Read() after the other end closed = %v, want EOF", err)
 	}
 	_ = node.Close()

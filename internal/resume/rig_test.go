@@ -60,7 +60,7 @@ type cable struct {
 }
 
 func (c *cable) cut() {
-	_ = c.Conn.Close()
+	_ = c.Close()
 	_ = c.node.Close()
 }
 

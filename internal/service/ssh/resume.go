@@ -62,6 +62,7 @@ func (s *Service) serveConn(ctx context.Context, nc net.Conn) {
 		return
 	}
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
+	//nolint:contextcheck // the connection outlives the call, and ends by Close
 	conn, over, err := s.arrivals.resume.Accept(nc)
 	slot.Leave()
 	switch {
@@ -86,6 +87,7 @@ func (s *Service) keep(ctx context.Context, c *connection) {
 		return
 	}
 	// What ends the connection ends with it, and with its context.
+	//nolint:contextcheck // the connection outlives the call, and ends by Close
 	conn.Keep(resume.Policy{User: c.id.User.Name, Check: func(from net.Addr) error { return s.mayResume(ctx, c, from) }})
 }
 
