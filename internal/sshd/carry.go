@@ -3,7 +3,6 @@ package sshd
 import (
 	"context"
 	"errors"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -599,7 +598,7 @@ func (v *carriedSession) start(ctx context.Context, r *ssh.Request, work *sync.W
 	v.running = true
 	if se.Interactive() {
 		for _, note := range se.notes {
-			_, _ = io.WriteString(se.ch.Stderr(), printable(note)+"\r\n")
+			se.tell(printable(note) + "\r\n")
 		}
 	}
 	pour := func(f func()) func() {
@@ -625,7 +624,7 @@ func (v *carriedSession) refuse(ctx context.Context, err error) {
 		line = "\r\n"
 	}
 	_, text := v.k.s.whyNot(ctx, "session", err)
-	_, _ = io.WriteString(v.se.ch.Stderr(), text+line)
+	v.se.tell(text + line)
 	v.se.finish(Exit{Code: exitNotRun})
 }
 
@@ -659,6 +658,6 @@ func (v *carriedSession) fromServer(reqs <-chan *ssh.Request) {
 	}
 	<-v.started
 	v.output.Wait()
-	_ = v.se.ch.CloseWrite()
+	v.se.endOutput()
 	_ = v.se.ch.Close()
 }

@@ -50,7 +50,7 @@ func (c *Conn) Sessions() []*Session { return c.live.list() }
 func (c *Conn) Disconnect(reason string) {
 	var told sync.WaitGroup
 	for _, s := range c.Sessions() {
-		told.Go(func() { _, _ = io.WriteString(s.ch.Stderr(), "\r\n"+printable(reason)+"\r\n") })
+		told.Go(func() { s.tell("\r\n" + printable(reason) + "\r\n") })
 	}
 	done := make(chan struct{})
 	go func() {
@@ -65,6 +65,23 @@ func (c *Conn) Disconnect(reason string) {
 	}
 	_ = c.ssh.Close()
 	<-done
+}
+
+// tell writes to the error output, unless the end of output was sent.
+func (s *Session) tell(text string) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	if !s.silent {
+		_, _ = io.WriteString(s.ch.Stderr(), text)
+	}
+}
+
+// endOutput sends the end of output: nothing is told after it, or at the same time.
+func (s *Session) endOutput() {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.silent = true
+	_ = s.ch.CloseWrite()
 }
 
 // touch notes that the user did something.

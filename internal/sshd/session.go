@@ -50,6 +50,11 @@ type Session struct {
 
 	received, sent atomic.Int64
 
+	// telling is held by who writes what is not the program's; silent is set with the end
+	// of output.
+	telling sync.Mutex
+	silent  bool
+
 	mu       sync.Mutex
 	terminal *Terminal
 	process  *process
@@ -328,7 +333,7 @@ func (s *Server) run(ctx context.Context, se *Session) {
 }
 
 func (s *Session) finish(exit Exit) {
-	_ = s.ch.CloseWrite()
+	s.endOutput()
 	if exit.Signal != "" {
 		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(struct {
 			Name     string
