@@ -36,7 +36,7 @@ type inbox struct {
 	synced bool
 	// sessions is set if Auth takes reports about sessions.
 	sessions bool
-	locks  lockbox
+	locks    lockbox
 	// err is why the stream ended, for talk.
 	err error
 }

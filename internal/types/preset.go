@@ -42,7 +42,7 @@ func PresetRoles() []*typesv1.Role {
 		preset(PresetAuditor, "Review cluster events and sessions", &typesv1.RoleConditions{
 			Rules: []*typesv1.Rule{
 				{Resources: []string{KindEvent, KindSession}, Verbs: reads},
-				{Resources: []string{KindNode, KindLock, KindClusterAlert}, Verbs: reads},
+				{Resources: []string{KindNode, KindLock, KindClusterAlert, KindSessionTracker}, Verbs: reads},
 			},
 		}),
 	}
