@@ -3,6 +3,7 @@ package sshd
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,11 @@ type Upstream struct {
 	Channels <-chan ssh.NewChannel
 	Requests <-chan *ssh.Request
 }
+
+// Coalesce returns a connection to an SSH server on which small writes that follow each
+// other are one, as those of a Server are: one by one, each may have to wait until the
+// other side acknowledges the one before.
+func Coalesce(nc net.Conn) net.Conn { return newBuffered(nc) }
 
 const (
 	endOfWrite = "eow@openssh.com"

@@ -278,7 +278,7 @@ func (v *visit) connect(ctx context.Context, meta ssh.ConnMetadata, g *guest) er
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	err = v.handshake(ctx, conn, meta, g)
+	err = v.handshake(ctx, sshd.Coalesce(conn), meta, g)
 	if !stop() && err == nil {
 		err = fault.Unreachable("it does not answer within %s", upstreamTimeout)
 		_ = v.up.Conn.Close()
