@@ -298,6 +298,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		Commands:      commands,
 		AdvertiseAddr: advertise,
 		UseTunnel:     p.viaProxy,
+		Siblings:      p.config().DataDir,
 		Announce:      p.servers.announce,
 
 		SessionsChanged: p.noteSessions,

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,9 @@ type ServerConfig struct {
 	MaxHeld int64
 	// Handshake bounds the time until a new path is what it will be.
 	Handshake time.Duration
+	// Elsewhere opens connections to others that may have what this Server does not, for
+	// a client at the address; their Resume is asked. Nil is nobody.
+	Elsewhere func(from net.Addr) iter.Seq[net.Conn]
 }
 
 // Policy is what a node knows of the user behind a connection.
@@ -132,7 +136,7 @@ func (s *Server) greeted(nc net.Conn, r *bufio.Reader, plain net.Conn) (net.Conn
 		}
 		return c, nil, nil
 	case verbAgain:
-		over, err := s.again(nc, r, words)
+		over, err := s.again(nc, r, words, false)
 		return nil, over, err
 	}
 	// A later version: SSH follows.
@@ -190,8 +194,9 @@ func (c *Conn) Keep(p Policy) {
 // errProof refuses who does not have the secret.
 var errProof = fault.Unauthenticated("the proof for resuming a connection is wrong")
 
-// again attaches nc to an earlier connection.
-func (s *Server) again(nc net.Conn, r *bufio.Reader, words []string) (<-chan struct{}, error) {
+// again attaches nc to an earlier connection, to one of this Server if it has to be
+// here.
+func (s *Server) again(nc net.Conn, r *bufio.Reader, words []string, here bool) (<-chan struct{}, error) {
 	a, err := parseAgain(words)
 	if err != nil {
 		return nil, err
@@ -200,7 +205,10 @@ func (s *Server) again(nc net.Conn, r *bufio.Reader, words []string) (<-chan str
 	c := s.conns[a.token]
 	s.mu.Unlock()
 	if c == nil {
-		return nil, gone(nc)
+		if s.cfg.Elsewhere == nil || here {
+			return nil, gone(nc)
+		}
+		return s.elsewhere(nc, r, line(append([]string{verbAgain}, words...)...))
 	}
 	a.node = randomNonce()
 	if _, err := nc.Write(line(verbAgain, encode(a.node[:]))); err != nil {
@@ -216,6 +224,79 @@ func (s *Server) again(nc net.Conn, r *bufio.Reader, words []string) (<-chan str
 	}
 	return c.goOn(nc, r, &a)
 }
+
+// Resume is Accept for a path that another Server passes on: it can only carry an
+// earlier connection, and the client has been greeted.
+func (s *Server) Resume(nc net.Conn) (over <-chan struct{}, err error) {
+	if err := nc.SetDeadline(time.Now().Add(s.cfg.Handshake)); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(nc)
+	text, err := readLine(r)
+	if err != nil {
+		return nil, unexpected(err)
+	}
+	verb, words := split(text)
+	if verb != verbAgain {
+		return nil, fault.Invalid("only a connection from before can be passed on")
+	}
+	return s.again(nc, r, words, true)
+}
+
+// elsewhere passes a path on to who has the connection.
+func (s *Server) elsewhere(nc net.Conn, r *bufio.Reader, first []byte) (<-chan struct{}, error) {
+	for other := range s.cfg.Elsewhere(nc.RemoteAddr()) {
+		in := bufio.NewReader(other)
+		answer, err := ask(other, in, first)
+		if err != nil {
+			_ = other.Close()
+			continue
+		}
+		if _, err := nc.Write([]byte(answer + "\r\n")); err != nil {
+			_ = other.Close()
+			return nil, err
+		}
+		_ = other.SetDeadline(time.Time{})
+		_ = nc.SetDeadline(time.Time{})
+		return pass(nc, r, other, in), nil
+	}
+	return nil, gone(nc)
+}
+
+// ask says the client's first line and returns the answer, unless that is no.
+func ask(other net.Conn, in *bufio.Reader, first []byte) (string, error) {
+	if _, err := other.Write(first); err != nil {
+		return "", err
+	}
+	answer, err := readLine(in)
+	if err != nil {
+		return "", err
+	}
+	if verb, _ := split(answer); verb != verbAgain {
+		return "", errGone
+	}
+	return answer, nil
+}
+
+// pass copies both ways until either end closes. What it returns is closed then.
+func pass(a net.Conn, fromA io.Reader, b net.Conn, fromB io.Reader) <-chan struct{} {
+	over := make(chan struct{})
+	var work sync.WaitGroup
+	pour := func(to net.Conn, from io.Reader) {
+		_, _ = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, passBuffer))
+		_, _ = a.Close(), b.Close()
+	}
+	work.Go(func() { pour(b, fromA) })
+	work.Go(func() { pour(a, fromB) })
+	go func() {
+		defer close(over)
+		work.Wait()
+	}()
+	return over
+}
+
+// passBuffer is what a direction of a path that is passed on holds.
+const passBuffer = 32 << 10
 
 // gone says that there is no such connection.
 func gone(nc net.Conn) error {

@@ -2,6 +2,7 @@ package ssh
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -25,8 +26,8 @@ type arrivals struct {
 	resume *resume.Server
 }
 
-func newArrivals() (*arrivals, error) {
-	r, err := resume.NewServer(resume.ServerConfig{Greeting: "SSH-2.0-" + software})
+func newArrivals(elsewhere func(from net.Addr) iter.Seq[net.Conn]) (*arrivals, error) {
+	r, err := resume.NewServer(resume.ServerConfig{Greeting: "SSH-2.0-" + software, Elsewhere: elsewhere})
 	if err != nil {
 		return nil, err
 	}

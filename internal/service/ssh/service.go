@@ -54,7 +54,10 @@ type Config struct {
 	// SessionsChanged is called when Sessions has something else to say; it may be nil.
 	SessionsChanged func()
 	// Announce is told what this host is, when that is known and when it changes.
-	Announce   func(*typesv1.Server)
+	Announce func(*typesv1.Server)
+	// Siblings is a directory where the processes of this host find each other after an
+	// upgrade, and nobody else comes; empty is nowhere.
+	Siblings   string
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Now        func() time.Time
@@ -119,7 +122,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.arrivals, err = newArrivals(); err != nil {
+	if s.arrivals, err = newArrivals(s.siblings); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -148,6 +151,9 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	work.Go(func() { s.reportRefusals(ctx) })
 	work.Go(func() { s.followLocks(ctx) })
 	work.Go(func() { s.enforceLimits(ctx) })
+	if s.cfg.Siblings != "" {
+		work.Go(func() { s.serveSiblings(ctx) })
+	}
 	if !s.cfg.NoHostUsers && os.Geteuid() == 0 {
 		work.Go(func() { s.users.sweep(ctx) })
 	}
