@@ -46,7 +46,7 @@ func (c *cores) onServer(do func() error) error {
 	if err := unix.SchedSetaffinity(0, &c.server); err != nil {
 		return err
 	}
-	defer unix.SchedSetaffinity(0, &before) //nolint:errcheck // it was allowed before
+	defer unix.SchedSetaffinity(0, &before)
 	return do()
 }
 
