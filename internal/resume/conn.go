@@ -15,6 +15,9 @@ const (
 	Window = 2 << 20
 	// maxUnsent is how much may wait for the path before Write does.
 	maxUnsent = 256 << 10
+	// maxEarly is how much a node takes from who has not logged in, and has not been
+	// listened to.
+	maxEarly = 64 << 10
 	// ackEvery is after how many bytes taken the other end is told at once; of less
 	// it hears after ackDelay.
 	ackEvery = 256 << 10
@@ -40,8 +43,9 @@ type Conn struct {
 	reading, writing sync.Mutex
 
 	mu sync.Mutex
-	// readable and writable are signalled when Read and Write have to look again.
-	readable, writable sync.Cond
+	// readable, writable and drained are signalled when Read, Write and the receiver have
+	// to look again.
+	readable, writable, drained sync.Cond
 
 	path          *path
 	local, remote net.Addr
@@ -92,7 +96,7 @@ func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d
 
 func newConn(s *secrets) *Conn {
 	c := &Conn{secrets: s}
-	c.readable.L, c.writable.L = &c.mu, &c.mu
+	c.readable.L, c.writable.L, c.drained.L = &c.mu, &c.mu, &c.mu
 	return c
 }
 
@@ -151,6 +155,7 @@ func (c *Conn) takeLocked(b []byte) int {
 	ch.lo = to
 	c.read += uint64(to - from)
 	c.trimLocked()
+	c.drained.Signal()
 	c.ackLocked()
 	return to - from
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -291,4 +292,49 @@ func (h *hole) Read(b []byte) (int, error) {
 	default:
 	}
 	return n, err
+}
+
+// Who has not logged in cannot fill the memory of a node that does not listen to it.
+func TestEarlyBytesAreBounded(t *testing.T) {
+	r := newRig(t, resume.ServerConfig{})
+	client, node := r.offer()
+	go func() { _, _ = client.Write(make([]byte, resume.Window)) }()
+	until(t, "something came", func() bool { return r.server.Stats().Held >= 64<<10 })
+	// What is under way arrives, and more would.
+	time.Sleep(50 * time.Millisecond)
+	if held := r.server.Stats().Held; held > 192<<10 {
+		t.Errorf("%d bytes are held for somebody unknown", held)
+	}
+	if n, err := io.ReadFull(node, make([]byte, resume.Window)); err != nil {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	_, _ = client.Close(), node.Close()
+}
+
+// An idle connection is small.
+func TestIdleMemory(t *testing.T) {
+	const n = 200
+	r := newRig(t, resume.ServerConfig{})
+	r.pair = func() (net.Conn, net.Conn) { return net.Pipe() }
+	use := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	before := use()
+	var conns []net.Conn
+	for range n {
+		client, node := r.connect()
+		conns = append(conns, client, node)
+	}
+	until(t, "all is acknowledged", func() bool { return r.server.Stats().Held == 0 })
+	if each := (use() - before) / (2 * n); each > 24<<10 {
+		t.Errorf("an end of an idle connection takes %d bytes", each)
+	} else {
+		t.Logf("an end of an idle connection takes %d bytes", each)
+	}
+	for _, c := range conns {
+		_ = c.Close()
+	}
 }

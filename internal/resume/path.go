@@ -65,6 +65,7 @@ func (c *Conn) dropPathLocked() {
 	p := c.path
 	c.path = nil
 	close(p.done)
+	c.drained.Broadcast()
 	go func() { _ = p.conn.Close() }()
 }
 
@@ -315,6 +316,9 @@ const maxKeep = time.Hour
 func (c *Conn) payload(p *path, size int) error {
 	for size > 0 {
 		c.mu.Lock()
+		for c.path == p && c.server != nil && c.keep == 0 && c.received-c.read >= maxEarly {
+			c.drained.Wait()
+		}
 		if c.path != p {
 			c.mu.Unlock()
 			return errStale

@@ -188,6 +188,7 @@ func (c *Conn) Keep(p Policy) {
 		return
 	}
 	c.policy, c.keep = p, c.server.cfg.Keep
+	c.drained.Broadcast()
 	c.kickLocked()
 }
 

@@ -95,6 +95,7 @@ func (s *Service) serveSibling(ctx context.Context, nc net.Conn) error {
 			break
 		}
 	}
+	//nolint:contextcheck // the connection outlives the call, and ends by Close
 	over, err := s.arrivals.resume.Resume(fromClient(nc, string(addr)))
 	if err != nil {
 		return err
