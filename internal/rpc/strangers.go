@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"teleport/internal/budget"
@@ -18,6 +19,11 @@ const (
 	handshakeGrace                        = 5 * time.Second
 	// handshakesPerCore is how many are worked on at once.
 	handshakesPerCore = 2
+	// arrivalsPerCore is how many strangers are between the handshake and their first
+	// call at once, each for arrivalTime at most: a crowd is served as fast as that is
+	// possible, instead of being let in and found to be idle.
+	arrivalsPerCore = 32
+	arrivalTime     = 50 * time.Millisecond
 	// maxStrangers bounds open connections without a client certificate.
 	maxStrangers, maxStrangersPerSource = 8192, 1024
 	// maxIdle bounds those of them with no call in progress. Of one source there may
@@ -50,6 +56,9 @@ type guest struct {
 	out     func()
 	entered time.Time
 	elem    *list.Element // nil while outside
+	// ours is true while it waits for us and not for the other end: then it does not
+	// have to make room, since who waited longest would lose its turn just before it.
+	ours atomic.Bool
 }
 
 func newRoom(limit, perSource int, grace time.Duration) *room {
@@ -94,7 +103,7 @@ func (r *room) evict(now time.Time, source string) bool {
 	}
 	for e := r.order.Front(); e != nil; e = e.Next() {
 		g := e.Value.(*guest)
-		if source != "" && g.source != source || r.sources[g.source] < most {
+		if source != "" && g.source != source || r.sources[g.source] < most || g.ours.Load() {
 			continue
 		}
 		if now.Sub(g.entered) < r.grace {
@@ -140,6 +149,9 @@ type stranger struct {
 	// place is in open, and waiting in idle.
 	place, waiting *guest
 
+	// arrived ends its time among the arrivals.
+	arrived func()
+
 	mu     sync.Mutex
 	calls  int
 	closed bool
@@ -147,20 +159,23 @@ type stranger struct {
 	timer  *time.Timer
 }
 
-// newStranger admits secure, whose bytes go over raw.
-func (t *transport) newStranger(secure, raw net.Conn) (*stranger, error) {
+// newStranger admits secure, whose bytes go over raw. It calls arrived once or more,
+// with an error as well.
+func (t *transport) newStranger(secure, raw net.Conn, arrived func()) (*stranger, error) {
 	source := budget.Source(raw.RemoteAddr().String())
-	s := &stranger{Conn: secure, raw: raw, open: t.open, idle: t.idle, place: &guest{source: source}}
+	s := &stranger{Conn: secure, raw: raw, open: t.open, idle: t.idle, place: &guest{source: source}, arrived: arrived}
 	s.waiting = &guest{source: source, out: func() {
 		s.open.leave(s.place)
 		_ = raw.Close()
 	}}
 	if !s.open.enter(s.place) && (!s.idle.yield(source) || !s.open.enter(s.place)) {
 		t.refused()
+		arrived()
 		return nil, fault.Limit("too many connections without a certificate from %s at once: try again in a moment", source)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	time.AfterFunc(arrivalTime, arrived)
 	s.timer = time.AfterFunc(firstCall, s.expire)
 	s.rest(firstCall)
 	return s, nil
@@ -189,6 +204,7 @@ func (s *stranger) expire() {
 // release gives the places back. The caller holds the lock.
 func (s *stranger) release() {
 	s.closed = true
+	s.arrived()
 	s.timer.Stop()
 	s.idle.leave(s.waiting)
 	s.open.leave(s.place)
@@ -200,6 +216,7 @@ func (s *stranger) begin() (end func()) {
 	if s == nil {
 		return func() {}
 	}
+	s.arrived()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.calls++; s.calls == 1 {

@@ -33,7 +33,7 @@ func (c *addrConn) Close() error { c.closed.Store(true); return nil }
 func admit(t *testing.T, tr *transport, ip string) (*stranger, *addrConn) {
 	t.Helper()
 	conn := &addrConn{addr: net.JoinHostPort(ip, "1")}
-	s, err := tr.newStranger(conn, conn)
+	s, err := tr.newStranger(conn, conn, func() {})
 	if err != nil {
 		t.Fatalf("stranger from %s: %v", ip, err)
 	}
@@ -89,7 +89,7 @@ func TestStrangersPerSource(t *testing.T) {
 		s.begin()
 	}
 	conn := &addrConn{addr: "10.0.0.9:1"}
-	if _, err := tr.newStranger(conn, conn); !errors.Is(err, fault.ErrLimit) || refused != 1 {
+	if _, err := tr.newStranger(conn, conn, func() {}); !errors.Is(err, fault.ErrLimit) || refused != 1 {
 		t.Errorf("one more of a source with calls in progress = %v, refused %d, want ErrLimit, 1", err, refused)
 	}
 	if idle.closed.Load() {

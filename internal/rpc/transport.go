@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 
 	"google.golang.org/grpc/credentials"
 
@@ -34,8 +35,9 @@ type transport struct {
 	// shaking has the connections in the TLS handshake, open those of strangers, and
 	// idle those of them without a call in progress.
 	shaking, open, idle *room
-	// turns are those of the handshakes that there is work to do for.
-	turns *budget.Turns
+	// turns are those of the handshakes that there is work to do for, arrivals those of
+	// strangers between the handshake and their first call.
+	turns, arrivals *budget.Turns
 	// refused is called for each connection that found no place.
 	refused func()
 }
@@ -52,6 +54,7 @@ func newTransport(config *tls.Config, refused func()) *transport {
 		refused:              refused,
 		TransportCredentials: credentials.NewTLS(config),
 		turns:                budget.NewTurns(handshakesPerCore * runtime.GOMAXPROCS(0)),
+		arrivals:             budget.NewTurns(arrivalsPerCore * runtime.GOMAXPROCS(0)),
 		shaking:              newRoom(maxHandshakes, maxHandshakesPerSource, handshakeGrace),
 		open:                 newRoom(maxStrangers, maxStrangersPerSource, -1),
 		idle:                 newRoom(maxIdle, maxIdlePerSource, 0),
@@ -76,10 +79,11 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 		t.refused()
 		return nil, nil, fault.Limit("too many handshakes from %s at once: try again in a moment", g.source)
 	}
-	working := &handshake{Conn: conn, ctx: ctx, turns: t.turns, source: g.source}
+	// Until it is let in, or refused.
+	defer t.shaking.leave(g)
+	working := &handshake{Conn: conn, ctx: ctx, turns: t.turns, guest: g}
 	secure, info, err := t.TransportCredentials.ServerHandshake(working)
 	working.done()
-	t.shaking.leave(g)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -91,7 +95,11 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	if len(state.State.PeerCertificates) > 0 {
 		return secure, out, nil
 	}
-	if out.stranger, err = t.newStranger(secure, conn); err != nil {
+	if err := t.arrivals.Enter(ctx, budget.Entry{Source: g.source}); err != nil {
+		t.refused()
+		return nil, nil, fault.Limit("too many connections without a certificate from %s at once: try again in a moment", g.source)
+	}
+	if out.stranger, err = t.newStranger(secure, conn, sync.OnceFunc(t.arrivals.Leave)); err != nil {
 		return nil, nil, err
 	}
 	return out.stranger, out, nil
@@ -102,9 +110,9 @@ func (t *transport) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 // the cores from the others; who only waits for the other end takes no turn.
 type handshake struct {
 	net.Conn
-	ctx    context.Context //nolint:containedctx // the time of one handshake
-	turns  *budget.Turns
-	source string
+	ctx   context.Context //nolint:containedctx // the time of one handshake
+	turns *budget.Turns
+	guest *guest
 	// inside is true during a turn, over once the handshake has ended.
 	inside, over bool
 }
@@ -115,9 +123,11 @@ func (h *handshake) Read(b []byte) (int, error) {
 		return h.Conn.Read(b)
 	}
 	h.leave()
+	h.guest.ours.Store(false)
 	n, err := h.Conn.Read(b)
+	h.guest.ours.Store(true)
 	if n > 0 {
-		if terr := h.turns.Enter(h.ctx, budget.Entry{Source: h.source}); terr != nil {
+		if terr := h.turns.Enter(h.ctx, budget.Entry{Source: h.guest.source}); terr != nil {
 			return 0, terr
 		}
 		h.inside = true

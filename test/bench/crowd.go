@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +22,7 @@ import (
 	"teleport/internal/join"
 	"teleport/internal/join/all"
 	"teleport/internal/join/token"
+	"teleport/internal/retry"
 	"teleport/internal/types"
 	"teleport/test/cluster"
 )
@@ -58,6 +59,15 @@ func crowd(ctx context.Context, b *bench) error {
 	})
 	if err != nil {
 		return err
+	}
+	// The Proxy may be ready before it is listed, and invitations name it.
+	for listed := false; !listed; {
+		out, err := c.Tctl(ctx, "get", "proxies")
+		if listed = err == nil && strings.Contains(out, c.ProxyAddr); !listed {
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return err
+			}
+		}
 	}
 	if err := c.Invite(ctx); err != nil {
 		return err
@@ -264,7 +274,9 @@ func crowdMain(args []string) error {
 	var mu sync.Mutex
 	r := crowdResult{Why: map[string]int{}}
 	began := time.Now()
+	// As the machines of the product do.
 	atRate(ctx, *perSecond, time.Duration(float64(*machines)/float64(*perSecond)*float64(time.Second)), func(ctx context.Context) error {
+		backoff := retry.Backoff{Min: time.Second, Max: 30 * time.Second}
 		for {
 			err := j.join(ctx)
 			mu.Lock()
@@ -279,7 +291,7 @@ func crowdMain(args []string) error {
 			default:
 				r.Untold++
 				r.Why[noPorts.ReplaceAllString(err.Error(), ":PORT")]++
-				wait = time.Second + rand.N(2*time.Second)
+				wait = backoff.Next()
 			}
 			mu.Unlock()
 			if err == nil {

@@ -18,6 +18,7 @@ import (
 	"teleport/internal/budget"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/retry"
 	"teleport/internal/rpc"
 )
 
@@ -77,7 +78,9 @@ func (s *Service) admitRelay(_ context.Context, c rpc.Caller, method string) err
 	}
 	if !bound.Allow(budget.Source(c.Addr), time.Now()) {
 		s.metrics.overLimit.Inc()
-		return fault.Limit("too many requests from your address: wait a second and try again")
+		// Spread over the time in which the budget of a crowd fills again.
+		return fault.New(fault.ErrLimit, "too many requests from your address: wait a second and try again").
+			WithRetryAfter(time.Second + retry.Jitter(2*time.Second*joinBurst/joinRate))
 	}
 	return nil
 }
