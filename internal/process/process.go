@@ -215,7 +215,8 @@ func (p *process) steps() []step {
 	add(p.config().SSH.Enabled, stepSSH, p.makeSSH)
 	add(true, "tunnel", p.makeTunnel)
 	add(true, "renewal", p.makeRenewal)
-	add(true, "ready", func(context.Context) (Service, error) {
+	add(true, "ready", func(ctx context.Context) (Service, error) {
+		p.awaitListed(ctx)
 		p.log.Info("process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.config().DataDir)
 		if p.opts.OnReady != nil {
 			p.opts.OnReady(p.addrs)

@@ -19,6 +19,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/join"
 	"teleport/internal/keys"
+	"teleport/internal/retry"
 	"teleport/internal/service/auth"
 	"teleport/internal/service/proxy"
 	"teleport/internal/service/ssh"
@@ -264,6 +265,25 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 	p.enforcers.set(service.Name(), service.EnforceLocks)
 	return service, nil
 }
+
+// awaitListed waits until Auth, if it runs here, has the Proxy of this process: who is
+// told that the process is ready makes links with its address.
+func (p *process) awaitListed(ctx context.Context) {
+	if p.auth == nil || !p.config().Proxy.Enabled {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, listedTimeout)
+	defer cancel()
+	backoff := retry.Backoff{Min: time.Millisecond, Max: 100 * time.Millisecond}
+	for {
+		if _, err := p.auth.Store().Get(ctx, types.KindProxy, p.holder.HostID()); err == nil || backoff.Wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+// listedTimeout is how long a start waits for its own announcement; it is not worth more.
+const listedTimeout = 5 * time.Second
 
 func (p *process) makeSSH(ctx context.Context) (Service, error) {
 	if !p.viaProxy {
