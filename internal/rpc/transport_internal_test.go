@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"math/big"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,7 +67,7 @@ func TestHandshakesTakeTurns(t *testing.T) {
 			}()
 			return func() {
 				go func() {
-					_ = tls.Client(client, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake() //nolint:gosec // nobody is there
+					_ = tls.Client(client, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}).Handshake()
 				}()
 				synctest.Wait()
 			}
@@ -120,13 +121,7 @@ func TestArrivals(t *testing.T) {
 				t.Fatal(err)
 			}
 			conn := &addrConn{addr: "10.0.0.1:1"}
-			left := false
-			s, err := tr.newStranger(conn, conn, func() {
-				if !left {
-					left = true
-					tr.arrivals.Leave()
-				}
-			})
+			s, err := tr.newStranger(conn, conn, sync.OnceFunc(tr.arrivals.Leave))
 			if err != nil {
 				t.Fatal(err)
 			}
