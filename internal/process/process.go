@@ -217,7 +217,7 @@ func (p *process) steps() []step {
 	add(true, "renewal", p.makeRenewal)
 	add(true, "ready", func(ctx context.Context) (Service, error) {
 		p.awaitListed(ctx)
-		p.log.Info("process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.config().DataDir)
+		p.log.InfoContext(ctx, "process is ready", "cluster", p.holder.State().Cluster, "host_id", p.holder.HostID(), "data_dir", p.config().DataDir)
 		if p.opts.OnReady != nil {
 			p.opts.OnReady(p.addrs)
 		}
