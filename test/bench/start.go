@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"teleport/internal/client"
@@ -17,7 +18,7 @@ func startTimes(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	listed, serving, ready, err := b.startAgents(ctx)
+	listed, serving, ready, err := b.startAgents(ctx, "token")
 	if err != nil {
 		return err
 	}
@@ -33,7 +34,52 @@ func startTimes(ctx context.Context, b *bench) error {
 	b.report.atMost("daemon start to ready, first start", ms(fresh.median()), 500, " ms")
 	b.report.atMost("agent start to listed", ms(listed.median()), 300, " ms")
 	b.report.atMost("agent start to serving", ms(serving.median()), 300, " ms")
+	return b.startByMethod(ctx)
+}
+
+// startByMethod measures agents that prove what they are by something else than a token.
+func (b *bench) startByMethod(ctx context.Context) error {
+	if err := makeTokens(ctx, b.world.Cluster, b.vouchers); err != nil {
+		return err
+	}
+	rows := [][]string{{"agent, from exec, by join method", "listed: median ms", "slowest ms", "serving: median ms", "slowest ms"}}
+	for _, name := range []string{"iam", "kubernetes"} {
+		if name == "iam" && b.vouchers.noSTS != nil {
+			b.report.note("Not measured: iam, since %v.", b.vouchers.noSTS)
+			continue
+		}
+		listed, serving, _, err := b.startAgents(ctx, name)
+		if err != nil {
+			return fmt.Errorf("by %s: %w", name, err)
+		}
+		rows = append(rows, []string{name, number(ms(listed.median())), number(ms(listed.quantile(1))), number(ms(serving.median())), number(ms(serving.quantile(1)))})
+		b.report.atMost("agent start to serving, by "+name, ms(serving.median()), 300, " ms")
+	}
+	b.report.table(fmt.Sprintf("Start of agents by other methods, %d times each", b.startRounds()), rows...)
 	return nil
+}
+
+// surroundings sets what agents of a join method find around them, until the function
+// that it returns is called.
+func (b *bench) surroundings(name string) (undo func(), err error) {
+	env := b.vouchers.environment(name)
+	if name == "kubernetes" {
+		path := b.world.Path("pod.token")
+		if err := os.WriteFile(path, []byte(b.vouchers.pod(clusterName)), 0o600); err != nil {
+			return nil, err
+		}
+		env = map[string]string{"KUBERNETES_TOKEN_PATH": path}
+	}
+	for k, v := range env {
+		if err := os.Setenv(k, v); err != nil {
+			return nil, err
+		}
+	}
+	return func() {
+		for k := range env {
+			_ = os.Unsetenv(k)
+		}
+	}, nil
 }
 
 // startHub starts a whole cluster, and the same again on its data.
@@ -64,8 +110,8 @@ func (b *bench) startHub(ctx context.Context) (fresh, again samples, err error) 
 
 func (b *bench) startRounds() int { return min(b.rounds, 10) }
 
-// startAgents starts agents that join, one after the other.
-func (b *bench) startAgents(ctx context.Context) (listed, serving, ready samples, err error) {
+// startAgents starts agents that join by a method, one after the other.
+func (b *bench) startAgents(ctx context.Context, method string) (listed, serving, ready samples, err error) {
 	c, err := b.world.client(ctx)
 	if err != nil {
 		return nil, nil, nil, err
@@ -75,8 +121,17 @@ func (b *bench) startAgents(ctx context.Context) (listed, serving, ready samples
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		a := agentStart{world: b.world, client: c, name: fmt.Sprintf("start-%d", i)}
-		if err := a.run(ctx, join); err != nil {
+		if method != "token" {
+			join.Method, join.Token = method, "bench-"+method
+		}
+		undo, err := b.surroundings(method)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		a := agentStart{world: b.world, client: c, name: fmt.Sprintf("start-%s-%d", method, i)}
+		err = a.run(ctx, join)
+		undo()
+		if err != nil {
 			return nil, nil, nil, fmt.Errorf("%s: %w", a.name, err)
 		}
 		listed, serving, ready = append(listed, a.listed), append(serving, a.serving), append(ready, a.ready)

@@ -117,8 +117,8 @@ type Services struct {
 	Labels map[string]string
 }
 
-// Invitation is what `tctl tokens add` prints.
-type Invitation struct{ Token, Pin string }
+// Invitation is what `tctl tokens add` prints. Method is token if empty.
+type Invitation struct{ Token, Pin, Method string }
 
 // Configure writes the configuration of a daemon and returns its path.
 func (c *Cluster) Configure(s Services) (string, error) {
@@ -134,7 +134,7 @@ func (c *Cluster) Configure(s Services) (string, error) {
 		} else {
 			line("  proxy_server: %s", c.ProxyAddr)
 		}
-		line("  ca_pin: %q\n  join_params:\n    method: token\n    token_name: %s", s.Join.Pin, s.Join.Token)
+		line("  ca_pin: %q\n  join_params:\n    method: %s\n    token_name: %s", s.Join.Pin, cmp.Or(s.Join.Method, "token"), s.Join.Token)
 	}
 	line("auth_service:\n  enabled: %s", yesNo(s.Auth))
 	if s.Auth {
