@@ -413,8 +413,8 @@ func (x *Welcome) GetSessions() bool {
 	return false
 }
 
-// Announce upserts the server resource of one service (kinds node, proxy,
-// auth_server); sent at the start and when it changes.
+// Announce upserts a server resource of a service (kinds node, proxy, auth_server,
+// app_server, db_server); sent at the start and when it changes.
 type Announce struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Server *anypb.Any             `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`

@@ -570,6 +570,136 @@ func (x *UserCertificates) GetAuthoritiesSignatures() [][]byte {
 	return nil
 }
 
+type CreateWebSessionRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	User     string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Password string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	TotpCode string                 `protobuf:"bytes,3,opt,name=totp_code,json=totpCode,proto3" json:"totp_code,omitempty"`
+	// Address of the browser.
+	ClientAddr    string `protobuf:"bytes,4,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebSessionRequest) Reset() {
+	*x = CreateWebSessionRequest{}
+	mi := &file_teleport_login_v1_login_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebSessionRequest) ProtoMessage() {}
+
+func (x *CreateWebSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_login_v1_login_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebSessionRequest.ProtoReflect.Descriptor instead.
+func (*CreateWebSessionRequest) Descriptor() ([]byte, []int) {
+	return file_teleport_login_v1_login_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CreateWebSessionRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CreateWebSessionRequest) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *CreateWebSessionRequest) GetTotpCode() string {
+	if x != nil {
+		return x.TotpCode
+	}
+	return ""
+}
+
+func (x *CreateWebSessionRequest) GetClientAddr() string {
+	if x != nil {
+		return x.ClientAddr
+	}
+	return ""
+}
+
+type CreateWebSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Secret of the cookie.
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateWebSessionResponse) Reset() {
+	*x = CreateWebSessionResponse{}
+	mi := &file_teleport_login_v1_login_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateWebSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateWebSessionResponse) ProtoMessage() {}
+
+func (x *CreateWebSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_login_v1_login_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateWebSessionResponse.ProtoReflect.Descriptor instead.
+func (*CreateWebSessionResponse) Descriptor() ([]byte, []int) {
+	return file_teleport_login_v1_login_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CreateWebSessionResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *CreateWebSessionResponse) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *CreateWebSessionResponse) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 var File_teleport_login_v1_login_proto protoreflect.FileDescriptor
 
 const file_teleport_login_v1_login_proto_rawDesc = "" +
@@ -614,11 +744,22 @@ const file_teleport_login_v1_login_proto_rawDesc = "" +
 	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x14\n" +
 	"\x05roles\x18\a \x03(\tR\x05roles\x12\x16\n" +
 	"\x06logins\x18\b \x03(\tR\x06logins\x125\n" +
-	"\x16authorities_signatures\x18\t \x03(\fR\x15authoritiesSignatures2\xab\x02\n" +
+	"\x16authorities_signatures\x18\t \x03(\fR\x15authoritiesSignatures\"\x87\x01\n" +
+	"\x17CreateWebSessionRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x1b\n" +
+	"\ttotp_code\x18\x03 \x01(\tR\btotpCode\x12\x1f\n" +
+	"\vclient_addr\x18\x04 \x01(\tR\n" +
+	"clientAddr\"z\n" +
+	"\x18CreateWebSessionResponse\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x124\n" +
+	"\aexpires\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires2\x98\x03\n" +
 	"\fLoginService\x12b\n" +
 	"\rGetInvitation\x12'.teleport.login.v1.GetInvitationRequest\x1a(.teleport.login.v1.GetInvitationResponse\x12k\n" +
 	"\x10RedeemInvitation\x12*.teleport.login.v1.RedeemInvitationRequest\x1a+.teleport.login.v1.RedeemInvitationResponse\x12J\n" +
-	"\x05Login\x12\x1f.teleport.login.v1.LoginRequest\x1a .teleport.login.v1.LoginResponseB\x1fZ\x1dteleport/api/login/v1;loginv1b\x06proto3"
+	"\x05Login\x12\x1f.teleport.login.v1.LoginRequest\x1a .teleport.login.v1.LoginResponse\x12k\n" +
+	"\x10CreateWebSession\x12*.teleport.login.v1.CreateWebSessionRequest\x1a+.teleport.login.v1.CreateWebSessionResponseB\x1fZ\x1dteleport/api/login/v1;loginv1b\x06proto3"
 
 var (
 	file_teleport_login_v1_login_proto_rawDescOnce sync.Once
@@ -632,7 +773,7 @@ func file_teleport_login_v1_login_proto_rawDescGZIP() []byte {
 	return file_teleport_login_v1_login_proto_rawDescData
 }
 
-var file_teleport_login_v1_login_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_teleport_login_v1_login_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_teleport_login_v1_login_proto_goTypes = []any{
 	(*GetInvitationRequest)(nil),     // 0: teleport.login.v1.GetInvitationRequest
 	(*GetInvitationResponse)(nil),    // 1: teleport.login.v1.GetInvitationResponse
@@ -642,31 +783,36 @@ var file_teleport_login_v1_login_proto_goTypes = []any{
 	(*LoginResponse)(nil),            // 5: teleport.login.v1.LoginResponse
 	(*PublicKeys)(nil),               // 6: teleport.login.v1.PublicKeys
 	(*UserCertificates)(nil),         // 7: teleport.login.v1.UserCertificates
-	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 9: google.protobuf.Duration
-	(*v1.CertAuthority)(nil),         // 10: teleport.types.v1.CertAuthority
+	(*CreateWebSessionRequest)(nil),  // 8: teleport.login.v1.CreateWebSessionRequest
+	(*CreateWebSessionResponse)(nil), // 9: teleport.login.v1.CreateWebSessionResponse
+	(*timestamppb.Timestamp)(nil),    // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 11: google.protobuf.Duration
+	(*v1.CertAuthority)(nil),         // 12: teleport.types.v1.CertAuthority
 }
 var file_teleport_login_v1_login_proto_depIdxs = []int32{
-	8,  // 0: teleport.login.v1.GetInvitationResponse.expires:type_name -> google.protobuf.Timestamp
+	10, // 0: teleport.login.v1.GetInvitationResponse.expires:type_name -> google.protobuf.Timestamp
 	6,  // 1: teleport.login.v1.RedeemInvitationRequest.keys:type_name -> teleport.login.v1.PublicKeys
-	9,  // 2: teleport.login.v1.RedeemInvitationRequest.ttl:type_name -> google.protobuf.Duration
+	11, // 2: teleport.login.v1.RedeemInvitationRequest.ttl:type_name -> google.protobuf.Duration
 	7,  // 3: teleport.login.v1.RedeemInvitationResponse.certificates:type_name -> teleport.login.v1.UserCertificates
 	6,  // 4: teleport.login.v1.LoginRequest.keys:type_name -> teleport.login.v1.PublicKeys
-	9,  // 5: teleport.login.v1.LoginRequest.ttl:type_name -> google.protobuf.Duration
+	11, // 5: teleport.login.v1.LoginRequest.ttl:type_name -> google.protobuf.Duration
 	7,  // 6: teleport.login.v1.LoginResponse.certificates:type_name -> teleport.login.v1.UserCertificates
-	10, // 7: teleport.login.v1.UserCertificates.authorities:type_name -> teleport.types.v1.CertAuthority
-	8,  // 8: teleport.login.v1.UserCertificates.expires:type_name -> google.protobuf.Timestamp
-	0,  // 9: teleport.login.v1.LoginService.GetInvitation:input_type -> teleport.login.v1.GetInvitationRequest
-	2,  // 10: teleport.login.v1.LoginService.RedeemInvitation:input_type -> teleport.login.v1.RedeemInvitationRequest
-	4,  // 11: teleport.login.v1.LoginService.Login:input_type -> teleport.login.v1.LoginRequest
-	1,  // 12: teleport.login.v1.LoginService.GetInvitation:output_type -> teleport.login.v1.GetInvitationResponse
-	3,  // 13: teleport.login.v1.LoginService.RedeemInvitation:output_type -> teleport.login.v1.RedeemInvitationResponse
-	5,  // 14: teleport.login.v1.LoginService.Login:output_type -> teleport.login.v1.LoginResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 7: teleport.login.v1.UserCertificates.authorities:type_name -> teleport.types.v1.CertAuthority
+	10, // 8: teleport.login.v1.UserCertificates.expires:type_name -> google.protobuf.Timestamp
+	10, // 9: teleport.login.v1.CreateWebSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	0,  // 10: teleport.login.v1.LoginService.GetInvitation:input_type -> teleport.login.v1.GetInvitationRequest
+	2,  // 11: teleport.login.v1.LoginService.RedeemInvitation:input_type -> teleport.login.v1.RedeemInvitationRequest
+	4,  // 12: teleport.login.v1.LoginService.Login:input_type -> teleport.login.v1.LoginRequest
+	8,  // 13: teleport.login.v1.LoginService.CreateWebSession:input_type -> teleport.login.v1.CreateWebSessionRequest
+	1,  // 14: teleport.login.v1.LoginService.GetInvitation:output_type -> teleport.login.v1.GetInvitationResponse
+	3,  // 15: teleport.login.v1.LoginService.RedeemInvitation:output_type -> teleport.login.v1.RedeemInvitationResponse
+	5,  // 16: teleport.login.v1.LoginService.Login:output_type -> teleport.login.v1.LoginResponse
+	9,  // 17: teleport.login.v1.LoginService.CreateWebSession:output_type -> teleport.login.v1.CreateWebSessionResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_teleport_login_v1_login_proto_init() }
@@ -680,7 +826,7 @@ func file_teleport_login_v1_login_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_login_v1_login_proto_rawDesc), len(file_teleport_login_v1_login_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	LoginService_GetInvitation_FullMethodName    = "/teleport.login.v1.LoginService/GetInvitation"
 	LoginService_RedeemInvitation_FullMethodName = "/teleport.login.v1.LoginService/RedeemInvitation"
 	LoginService_Login_FullMethodName            = "/teleport.login.v1.LoginService/Login"
+	LoginService_CreateWebSession_FullMethodName = "/teleport.login.v1.LoginService/CreateWebSession"
 )
 
 // LoginServiceClient is the client API for LoginService service.
@@ -38,6 +39,8 @@ type LoginServiceClient interface {
 	// next TOTP code (a code works once) to log in after redeeming.
 	RedeemInvitation(ctx context.Context, in *RedeemInvitationRequest, opts ...grpc.CallOption) (*RedeemInvitationResponse, error)
 	Login(ctx context.Context, in *LoginRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// Logs a browser in. Only a Proxy may ask, on behalf of the browser.
+	CreateWebSession(ctx context.Context, in *CreateWebSessionRequest, opts ...grpc.CallOption) (*CreateWebSessionResponse, error)
 }
 
 type loginServiceClient struct {
@@ -78,6 +81,16 @@ func (c *loginServiceClient) Login(ctx context.Context, in *LoginRequest, opts .
 	return out, nil
 }
 
+func (c *loginServiceClient) CreateWebSession(ctx context.Context, in *CreateWebSessionRequest, opts ...grpc.CallOption) (*CreateWebSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateWebSessionResponse)
+	err := c.cc.Invoke(ctx, LoginService_CreateWebSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LoginServiceServer is the server API for LoginService service.
 // All implementations must embed UnimplementedLoginServiceServer
 // for forward compatibility.
@@ -89,6 +102,8 @@ type LoginServiceServer interface {
 	// next TOTP code (a code works once) to log in after redeeming.
 	RedeemInvitation(context.Context, *RedeemInvitationRequest) (*RedeemInvitationResponse, error)
 	Login(context.Context, *LoginRequest) (*LoginResponse, error)
+	// Logs a browser in. Only a Proxy may ask, on behalf of the browser.
+	CreateWebSession(context.Context, *CreateWebSessionRequest) (*CreateWebSessionResponse, error)
 	mustEmbedUnimplementedLoginServiceServer()
 }
 
@@ -107,6 +122,9 @@ func (UnimplementedLoginServiceServer) RedeemInvitation(context.Context, *Redeem
 }
 func (UnimplementedLoginServiceServer) Login(context.Context, *LoginRequest) (*LoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Login not implemented")
+}
+func (UnimplementedLoginServiceServer) CreateWebSession(context.Context, *CreateWebSessionRequest) (*CreateWebSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateWebSession not implemented")
 }
 func (UnimplementedLoginServiceServer) mustEmbedUnimplementedLoginServiceServer() {}
 func (UnimplementedLoginServiceServer) testEmbeddedByValue()                      {}
@@ -183,6 +201,24 @@ func _LoginService_Login_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _LoginService_CreateWebSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateWebSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LoginServiceServer).CreateWebSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LoginService_CreateWebSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LoginServiceServer).CreateWebSession(ctx, req.(*CreateWebSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // LoginService_ServiceDesc is the grpc.ServiceDesc for LoginService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -201,6 +237,10 @@ var LoginService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Login",
 			Handler:    _LoginService_Login_Handler,
+		},
+		{
+			MethodName: "CreateWebSession",
+			Handler:    _LoginService_CreateWebSession_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -34,7 +34,14 @@ type DialRequest struct {
 	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	// To join a session of somebody else: host is a host id, which the caller need not
 	// be able to see if its roles let it join sessions.
-	Join          bool `protobuf:"varint,4,opt,name=join,proto3" json:"join,omitempty"`
+	Join bool `protobuf:"varint,4,opt,name=join,proto3" json:"join,omitempty"`
+	// What is asked for: empty for a node, or the system role App or Db; resource is then
+	// the name of the application or database, and host is empty.
+	Service  string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Resource string `protobuf:"bytes,6,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The client's own program speaks TLS with the agent in the way of its protocol, in
+	// place of TLS from the first byte.
+	Native        bool `protobuf:"varint,7,opt,name=native,proto3" json:"native,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -93,6 +100,27 @@ func (x *DialRequest) GetCluster() string {
 func (x *DialRequest) GetJoin() bool {
 	if x != nil {
 		return x.Join
+	}
+	return false
+}
+
+func (x *DialRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DialRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *DialRequest) GetNative() bool {
+	if x != nil {
+		return x.Native
 	}
 	return false
 }
@@ -176,7 +204,10 @@ type TransportRequest struct {
 	// System role of the service that the connection is for.
 	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Address of the client, for the audit log.
-	ClientAddr    string `protobuf:"bytes,2,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	ClientAddr string `protobuf:"bytes,2,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	// As in DialRequest. Hints only: what the user may do is in its certificate.
+	Resource      string `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	Native        bool   `protobuf:"varint,4,opt,name=native,proto3" json:"native,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +254,20 @@ func (x *TransportRequest) GetClientAddr() string {
 		return x.ClientAddr
 	}
 	return ""
+}
+
+func (x *TransportRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *TransportRequest) GetNative() bool {
+	if x != nil {
+		return x.Native
+	}
+	return false
 }
 
 // Relayed is a signed statement of a Proxy about a connection that it passes
@@ -303,22 +348,27 @@ var File_teleport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_teleport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1dteleport/proxy/v1/proxy.proto\x12\x11teleport.proxy.v1\"c\n" +
+	"\x1dteleport/proxy/v1/proxy.proto\x12\x11teleport.proxy.v1\"\xb1\x01\n" +
 	"\vDialRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
-	"\x04join\x18\x04 \x01(\bR\x04join\"y\n" +
+	"\x04join\x18\x04 \x01(\bR\x04join\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x12\x1a\n" +
+	"\bresource\x18\x06 \x01(\tR\bresource\x12\x16\n" +
+	"\x06native\x18\a \x01(\bR\x06native\"y\n" +
 	"\fDialResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"error_kind\x18\x02 \x01(\tR\terrorKind\x12\x17\n" +
 	"\ahost_id\x18\x03 \x01(\tR\x06hostId\x12\x1b\n" +
-	"\thost_name\x18\x04 \x01(\tR\bhostName\"M\n" +
+	"\thost_name\x18\x04 \x01(\tR\bhostName\"\x81\x01\n" +
 	"\x10TransportRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1f\n" +
 	"\vclient_addr\x18\x02 \x01(\tR\n" +
-	"clientAddr\"~\n" +
+	"clientAddr\x12\x1a\n" +
+	"\bresource\x18\x03 \x01(\tR\bresource\x12\x16\n" +
+	"\x06native\x18\x04 \x01(\bR\x06native\"~\n" +
 	"\aRelayed\x12\x1f\n" +
 	"\vclient_addr\x18\x01 \x01(\tR\n" +
 	"clientAddr\x12\x12\n" +

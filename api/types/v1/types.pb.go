@@ -972,9 +972,11 @@ type RoleOptions struct {
 	CreateHostUserMode         string `protobuf:"bytes,13,opt,name=create_host_user_mode,json=createHostUserMode,proto3" json:"create_host_user_mode,omitempty"`
 	CreateHostUserDefaultShell string `protobuf:"bytes,14,opt,name=create_host_user_default_shell,json=createHostUserDefaultShell,proto3" json:"create_host_user_default_shell,omitempty"`
 	// "strict" or "best_effort": what a service does when it may have missed locks.
-	Lock          string `protobuf:"bytes,15,opt,name=lock,proto3" json:"lock,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Lock string `protobuf:"bytes,15,opt,name=lock,proto3" json:"lock,omitempty"`
+	// "off", "keep" or "best_effort_drop": whether users of databases are made for a session.
+	CreateDbUserMode string `protobuf:"bytes,16,opt,name=create_db_user_mode,json=createDbUserMode,proto3" json:"create_db_user_mode,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *RoleOptions) Reset() {
@@ -1108,6 +1110,13 @@ func (x *RoleOptions) GetCreateHostUserDefaultShell() string {
 func (x *RoleOptions) GetLock() string {
 	if x != nil {
 		return x.Lock
+	}
+	return ""
+}
+
+func (x *RoleOptions) GetCreateDbUserMode() string {
+	if x != nil {
+		return x.CreateDbUserMode
 	}
 	return ""
 }
@@ -1290,8 +1299,16 @@ type RoleConditions struct {
 	// Who must be in a session for it to go on, and who may join sessions of others.
 	RequireSessionJoin []*SessionRequirePolicy `protobuf:"bytes,6,rep,name=require_session_join,json=requireSessionJoin,proto3" json:"require_session_join,omitempty"`
 	JoinSessions       []*SessionJoinPolicy    `protobuf:"bytes,7,rep,name=join_sessions,json=joinSessions,proto3" json:"join_sessions,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Applications by their labels.
+	AppLabels map[string]*Strings `protobuf:"bytes,8,rep,name=app_labels,json=appLabels,proto3" json:"app_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Databases by their labels; whom one may be there, in which database of the server,
+	// and the roles that users get that a session makes.
+	DbLabels      map[string]*Strings `protobuf:"bytes,9,rep,name=db_labels,json=dbLabels,proto3" json:"db_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	DbUsers       []string            `protobuf:"bytes,10,rep,name=db_users,json=dbUsers,proto3" json:"db_users,omitempty"`
+	DbNames       []string            `protobuf:"bytes,11,rep,name=db_names,json=dbNames,proto3" json:"db_names,omitempty"`
+	DbRoles       []string            `protobuf:"bytes,12,rep,name=db_roles,json=dbRoles,proto3" json:"db_roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RoleConditions) Reset() {
@@ -1369,6 +1386,41 @@ func (x *RoleConditions) GetRequireSessionJoin() []*SessionRequirePolicy {
 func (x *RoleConditions) GetJoinSessions() []*SessionJoinPolicy {
 	if x != nil {
 		return x.JoinSessions
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetAppLabels() map[string]*Strings {
+	if x != nil {
+		return x.AppLabels
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetDbLabels() map[string]*Strings {
+	if x != nil {
+		return x.DbLabels
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetDbUsers() []string {
+	if x != nil {
+		return x.DbUsers
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetDbNames() []string {
+	if x != nil {
+		return x.DbNames
+	}
+	return nil
+}
+
+func (x *RoleConditions) GetDbRoles() []string {
+	if x != nil {
+		return x.DbRoles
 	}
 	return nil
 }
@@ -6356,6 +6408,1218 @@ func (x *JwtKeyPair) GetPrivateKey() []byte {
 	return nil
 }
 
+// App is a web or TCP application that Application Services may serve: its name is the
+// first part of the address that users have it at.
+type App struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *AppSpec               `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *App) Reset() {
+	*x = App{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *App) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*App) ProtoMessage() {}
+
+func (x *App) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use App.ProtoReflect.Descriptor instead.
+func (*App) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *App) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *App) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *App) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *App) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *App) GetSpec() *AppSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type AppSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the agent reaches it: http://, https:// or tcp://.
+	Uri string `protobuf:"bytes,1,opt,name=uri,proto3" json:"uri,omitempty"`
+	// Host name that users reach it at; empty is <name>.<host of the Proxy>.
+	PublicAddr string `protobuf:"bytes,2,opt,name=public_addr,json=publicAddr,proto3" json:"public_addr,omitempty"`
+	// Does not verify the application's certificate.
+	InsecureSkipVerify bool        `protobuf:"varint,3,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3" json:"insecure_skip_verify,omitempty"`
+	Rewrite            *AppRewrite `protobuf:"bytes,4,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
+	Cors               *AppCORS    `protobuf:"bytes,5,opt,name=cors,proto3" json:"cors,omitempty"`
+	// Names of applications that a browser is signed in to together with this one.
+	RequiredApps []string `protobuf:"bytes,6,rep,name=required_apps,json=requiredApps,proto3" json:"required_apps,omitempty"`
+	// Labels that are results of commands on the agent, by name.
+	DynamicLabels map[string]*CommandLabel `protobuf:"bytes,7,rep,name=dynamic_labels,json=dynamicLabels,proto3" json:"dynamic_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppSpec) Reset() {
+	*x = AppSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppSpec) ProtoMessage() {}
+
+func (x *AppSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppSpec.ProtoReflect.Descriptor instead.
+func (*AppSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *AppSpec) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *AppSpec) GetPublicAddr() string {
+	if x != nil {
+		return x.PublicAddr
+	}
+	return ""
+}
+
+func (x *AppSpec) GetInsecureSkipVerify() bool {
+	if x != nil {
+		return x.InsecureSkipVerify
+	}
+	return false
+}
+
+func (x *AppSpec) GetRewrite() *AppRewrite {
+	if x != nil {
+		return x.Rewrite
+	}
+	return nil
+}
+
+func (x *AppSpec) GetCors() *AppCORS {
+	if x != nil {
+		return x.Cors
+	}
+	return nil
+}
+
+func (x *AppSpec) GetRequiredApps() []string {
+	if x != nil {
+		return x.RequiredApps
+	}
+	return nil
+}
+
+func (x *AppSpec) GetDynamicLabels() map[string]*CommandLabel {
+	if x != nil {
+		return x.DynamicLabels
+	}
+	return nil
+}
+
+type AppRewrite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hosts in Location headers that stand for the application's public address.
+	Redirect []string `protobuf:"bytes,1,rep,name=redirect,proto3" json:"redirect,omitempty"`
+	// Headers that requests get, in place of those of the same name.
+	Headers []*AppHeader `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
+	// "roles-and-traits" (default), "roles", "traits" or "none": what the token in
+	// Teleport-Jwt-Assertion says.
+	JwtClaims     string `protobuf:"bytes,3,opt,name=jwt_claims,json=jwtClaims,proto3" json:"jwt_claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppRewrite) Reset() {
+	*x = AppRewrite{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppRewrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppRewrite) ProtoMessage() {}
+
+func (x *AppRewrite) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppRewrite.ProtoReflect.Descriptor instead.
+func (*AppRewrite) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *AppRewrite) GetRedirect() []string {
+	if x != nil {
+		return x.Redirect
+	}
+	return nil
+}
+
+func (x *AppRewrite) GetHeaders() []*AppHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *AppRewrite) GetJwtClaims() string {
+	if x != nil {
+		return x.JwtClaims
+	}
+	return ""
+}
+
+type AppHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// May be a template, such as {{external.email}}.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppHeader) Reset() {
+	*x = AppHeader{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppHeader) ProtoMessage() {}
+
+func (x *AppHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppHeader.ProtoReflect.Descriptor instead.
+func (*AppHeader) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *AppHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AppHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type AppCORS struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	AllowedOrigins   []string               `protobuf:"bytes,1,rep,name=allowed_origins,json=allowedOrigins,proto3" json:"allowed_origins,omitempty"`
+	AllowedMethods   []string               `protobuf:"bytes,2,rep,name=allowed_methods,json=allowedMethods,proto3" json:"allowed_methods,omitempty"`
+	AllowedHeaders   []string               `protobuf:"bytes,3,rep,name=allowed_headers,json=allowedHeaders,proto3" json:"allowed_headers,omitempty"`
+	ExposedHeaders   []string               `protobuf:"bytes,4,rep,name=exposed_headers,json=exposedHeaders,proto3" json:"exposed_headers,omitempty"`
+	AllowCredentials bool                   `protobuf:"varint,5,opt,name=allow_credentials,json=allowCredentials,proto3" json:"allow_credentials,omitempty"`
+	// Seconds.
+	MaxAge        uint32 `protobuf:"varint,6,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppCORS) Reset() {
+	*x = AppCORS{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppCORS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppCORS) ProtoMessage() {}
+
+func (x *AppCORS) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppCORS.ProtoReflect.Descriptor instead.
+func (*AppCORS) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *AppCORS) GetAllowedOrigins() []string {
+	if x != nil {
+		return x.AllowedOrigins
+	}
+	return nil
+}
+
+func (x *AppCORS) GetAllowedMethods() []string {
+	if x != nil {
+		return x.AllowedMethods
+	}
+	return nil
+}
+
+func (x *AppCORS) GetAllowedHeaders() []string {
+	if x != nil {
+		return x.AllowedHeaders
+	}
+	return nil
+}
+
+func (x *AppCORS) GetExposedHeaders() []string {
+	if x != nil {
+		return x.ExposedHeaders
+	}
+	return nil
+}
+
+func (x *AppCORS) GetAllowCredentials() bool {
+	if x != nil {
+		return x.AllowCredentials
+	}
+	return false
+}
+
+func (x *AppCORS) GetMaxAge() uint32 {
+	if x != nil {
+		return x.MaxAge
+	}
+	return 0
+}
+
+// AppServer is an agent that serves an application. Its name is
+// "<application>@<host id>".
+type AppServer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Labels are those of the application with those of the agent's join token.
+	Metadata      *Metadata      `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *AppServerSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppServer) Reset() {
+	*x = AppServer{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppServer) ProtoMessage() {}
+
+func (x *AppServer) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppServer.ProtoReflect.Descriptor instead.
+func (*AppServer) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *AppServer) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *AppServer) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *AppServer) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *AppServer) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *AppServer) GetSpec() *AppServerSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type AppServerSpec struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	HostId   string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Version of the software.
+	SoftwareVersion string `protobuf:"bytes,3,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
+	// Without what only the agent needs.
+	App *App `protobuf:"bytes,4,opt,name=app,proto3" json:"app,omitempty"`
+	// What the agent last found at the target: "", "healthy" or why it is not.
+	Health        string `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppServerSpec) Reset() {
+	*x = AppServerSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppServerSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppServerSpec) ProtoMessage() {}
+
+func (x *AppServerSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppServerSpec.ProtoReflect.Descriptor instead.
+func (*AppServerSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *AppServerSpec) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *AppServerSpec) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *AppServerSpec) GetSoftwareVersion() string {
+	if x != nil {
+		return x.SoftwareVersion
+	}
+	return ""
+}
+
+func (x *AppServerSpec) GetApp() *App {
+	if x != nil {
+		return x.App
+	}
+	return nil
+}
+
+func (x *AppServerSpec) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+// Database is a database server that Database Services may serve.
+type Database struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind       string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version       string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Metadata      *Metadata              `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *DatabaseSpec          `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Database) Reset() {
+	*x = Database{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Database) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Database) ProtoMessage() {}
+
+func (x *Database) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Database.ProtoReflect.Descriptor instead.
+func (*Database) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *Database) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Database) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *Database) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Database) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Database) GetSpec() *DatabaseSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type DatabaseSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// postgres, cockroachdb, mysql, redis, mongodb, sqlserver, clickhouse, clickhouse-http,
+	// or another one that is passed on as it is.
+	Protocol string `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// host:port, or a URI where the protocol has such.
+	Uri       string             `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`
+	Tls       *DatabaseTLS       `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	Mysql     *DatabaseMySQL     `protobuf:"bytes,4,opt,name=mysql,proto3" json:"mysql,omitempty"`
+	AdminUser *DatabaseAdminUser `protobuf:"bytes,5,opt,name=admin_user,json=adminUser,proto3" json:"admin_user,omitempty"`
+	// Labels that are results of commands on the agent, by name.
+	DynamicLabels map[string]*CommandLabel `protobuf:"bytes,6,rep,name=dynamic_labels,json=dynamicLabels,proto3" json:"dynamic_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Refuses what the agent cannot read for the audit log, in place of passing it on.
+	RefuseUnknownMessages bool `protobuf:"varint,7,opt,name=refuse_unknown_messages,json=refuseUnknownMessages,proto3" json:"refuse_unknown_messages,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *DatabaseSpec) Reset() {
+	*x = DatabaseSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseSpec) ProtoMessage() {}
+
+func (x *DatabaseSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseSpec.ProtoReflect.Descriptor instead.
+func (*DatabaseSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *DatabaseSpec) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *DatabaseSpec) GetUri() string {
+	if x != nil {
+		return x.Uri
+	}
+	return ""
+}
+
+func (x *DatabaseSpec) GetTls() *DatabaseTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *DatabaseSpec) GetMysql() *DatabaseMySQL {
+	if x != nil {
+		return x.Mysql
+	}
+	return nil
+}
+
+func (x *DatabaseSpec) GetAdminUser() *DatabaseAdminUser {
+	if x != nil {
+		return x.AdminUser
+	}
+	return nil
+}
+
+func (x *DatabaseSpec) GetDynamicLabels() map[string]*CommandLabel {
+	if x != nil {
+		return x.DynamicLabels
+	}
+	return nil
+}
+
+func (x *DatabaseSpec) GetRefuseUnknownMessages() bool {
+	if x != nil {
+		return x.RefuseUnknownMessages
+	}
+	return false
+}
+
+type DatabaseTLS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "verify-full" (default), "verify-ca" or "insecure".
+	Mode string `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`
+	// Name that the server's certificate has to carry; empty is the host of the uri.
+	ServerName string `protobuf:"bytes,2,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// PEM; empty: the cluster's database authority.
+	CaCert              string `protobuf:"bytes,3,opt,name=ca_cert,json=caCert,proto3" json:"ca_cert,omitempty"`
+	TrustSystemCertPool bool   `protobuf:"varint,4,opt,name=trust_system_cert_pool,json=trustSystemCertPool,proto3" json:"trust_system_cert_pool,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *DatabaseTLS) Reset() {
+	*x = DatabaseTLS{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseTLS) ProtoMessage() {}
+
+func (x *DatabaseTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseTLS.ProtoReflect.Descriptor instead.
+func (*DatabaseTLS) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *DatabaseTLS) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *DatabaseTLS) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *DatabaseTLS) GetCaCert() string {
+	if x != nil {
+		return x.CaCert
+	}
+	return ""
+}
+
+func (x *DatabaseTLS) GetTrustSystemCertPool() bool {
+	if x != nil {
+		return x.TrustSystemCertPool
+	}
+	return false
+}
+
+type DatabaseMySQL struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is told to clients before the server's version is known.
+	ServerVersion string `protobuf:"bytes,1,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DatabaseMySQL) Reset() {
+	*x = DatabaseMySQL{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseMySQL) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseMySQL) ProtoMessage() {}
+
+func (x *DatabaseMySQL) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseMySQL.ProtoReflect.Descriptor instead.
+func (*DatabaseMySQL) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *DatabaseMySQL) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
+}
+
+// DatabaseAdminUser makes and takes away the users of sessions.
+type DatabaseAdminUser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Database that it logs in to; empty is that of the session.
+	DefaultDatabase string `protobuf:"bytes,2,opt,name=default_database,json=defaultDatabase,proto3" json:"default_database,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DatabaseAdminUser) Reset() {
+	*x = DatabaseAdminUser{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseAdminUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseAdminUser) ProtoMessage() {}
+
+func (x *DatabaseAdminUser) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseAdminUser.ProtoReflect.Descriptor instead.
+func (*DatabaseAdminUser) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *DatabaseAdminUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DatabaseAdminUser) GetDefaultDatabase() string {
+	if x != nil {
+		return x.DefaultDatabase
+	}
+	return ""
+}
+
+// DatabaseServer is an agent that serves a database. Its name is
+// "<database>@<host id>".
+type DatabaseServer struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Labels are those of the database with those of the agent's join token.
+	Metadata      *Metadata           `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *DatabaseServerSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DatabaseServer) Reset() {
+	*x = DatabaseServer{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseServer) ProtoMessage() {}
+
+func (x *DatabaseServer) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseServer.ProtoReflect.Descriptor instead.
+func (*DatabaseServer) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *DatabaseServer) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DatabaseServer) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *DatabaseServer) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *DatabaseServer) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *DatabaseServer) GetSpec() *DatabaseServerSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type DatabaseServerSpec struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	HostId   string                 `protobuf:"bytes,1,opt,name=host_id,json=hostId,proto3" json:"host_id,omitempty"`
+	Hostname string                 `protobuf:"bytes,2,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Version of the software.
+	SoftwareVersion string `protobuf:"bytes,3,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
+	// Without what only the agent needs.
+	Database *Database `protobuf:"bytes,4,opt,name=database,proto3" json:"database,omitempty"`
+	// What the agent last found at the target: "", "healthy" or why it is not.
+	Health        string `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DatabaseServerSpec) Reset() {
+	*x = DatabaseServerSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DatabaseServerSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DatabaseServerSpec) ProtoMessage() {}
+
+func (x *DatabaseServerSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DatabaseServerSpec.ProtoReflect.Descriptor instead.
+func (*DatabaseServerSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *DatabaseServerSpec) GetHostId() string {
+	if x != nil {
+		return x.HostId
+	}
+	return ""
+}
+
+func (x *DatabaseServerSpec) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *DatabaseServerSpec) GetSoftwareVersion() string {
+	if x != nil {
+		return x.SoftwareVersion
+	}
+	return ""
+}
+
+func (x *DatabaseServerSpec) GetDatabase() *Database {
+	if x != nil {
+		return x.Database
+	}
+	return nil
+}
+
+func (x *DatabaseServerSpec) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+// WebSession is a browser that somebody logged in with: at the Proxy, or, with an app,
+// at one application. It never leaves the Auth Service.
+type WebSession struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	SubKind string                 `protobuf:"bytes,2,opt,name=sub_kind,json=subKind,proto3" json:"sub_kind,omitempty"`
+	Version string                 `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Name is the public id of the session.
+	Metadata      *Metadata       `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Spec          *WebSessionSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebSession) Reset() {
+	*x = WebSession{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebSession) ProtoMessage() {}
+
+func (x *WebSession) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebSession.ProtoReflect.Descriptor instead.
+func (*WebSession) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *WebSession) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *WebSession) GetSubKind() string {
+	if x != nil {
+		return x.SubKind
+	}
+	return ""
+}
+
+func (x *WebSession) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *WebSession) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *WebSession) GetSpec() *WebSessionSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+type WebSessionSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	User  string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// SHA-256 of the secret in the cookie.
+	TokenHash []byte                 `protobuf:"bytes,2,opt,name=token_hash,json=tokenHash,proto3" json:"token_hash,omitempty"`
+	Created   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	// Id of the device that the user logged in with.
+	MfaDevice string `protobuf:"bytes,4,opt,name=mfa_device,json=mfaDevice,proto3" json:"mfa_device,omitempty"`
+	// Address of the login.
+	RemoteAddr string `protobuf:"bytes,5,opt,name=remote_addr,json=remoteAddr,proto3" json:"remote_addr,omitempty"`
+	// Name of the application, and the session at the Proxy that this one came of.
+	App           string `protobuf:"bytes,6,opt,name=app,proto3" json:"app,omitempty"`
+	Parent        string `protobuf:"bytes,7,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebSessionSpec) Reset() {
+	*x = WebSessionSpec{}
+	mi := &file_teleport_types_v1_types_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebSessionSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebSessionSpec) ProtoMessage() {}
+
+func (x *WebSessionSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_types_v1_types_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebSessionSpec.ProtoReflect.Descriptor instead.
+func (*WebSessionSpec) Descriptor() ([]byte, []int) {
+	return file_teleport_types_v1_types_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *WebSessionSpec) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *WebSessionSpec) GetTokenHash() []byte {
+	if x != nil {
+		return x.TokenHash
+	}
+	return nil
+}
+
+func (x *WebSessionSpec) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *WebSessionSpec) GetMfaDevice() string {
+	if x != nil {
+		return x.MfaDevice
+	}
+	return ""
+}
+
+func (x *WebSessionSpec) GetRemoteAddr() string {
+	if x != nil {
+		return x.RemoteAddr
+	}
+	return ""
+}
+
+func (x *WebSessionSpec) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *WebSessionSpec) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
 var File_teleport_types_v1_types_proto protoreflect.FileDescriptor
 
 const file_teleport_types_v1_types_proto_rawDesc = "" +
@@ -6441,7 +7705,7 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\bRoleSpec\x128\n" +
 	"\aoptions\x18\x01 \x01(\v2\x1e.teleport.types.v1.RoleOptionsR\aoptions\x127\n" +
 	"\x05allow\x18\x02 \x01(\v2!.teleport.types.v1.RoleConditionsR\x05allow\x125\n" +
-	"\x04deny\x18\x03 \x01(\v2!.teleport.types.v1.RoleConditionsR\x04deny\"\xfd\x06\n" +
+	"\x04deny\x18\x03 \x01(\v2!.teleport.types.v1.RoleConditionsR\x04deny\"\xac\a\n" +
 	"\vRoleOptions\x12&\n" +
 	"\x0fmax_session_ttl\x18\x01 \x01(\tR\rmaxSessionTtl\x12(\n" +
 	"\rforward_agent\x18\x02 \x01(\bH\x00R\fforwardAgent\x88\x01\x01\x12,\n" +
@@ -6458,7 +7722,8 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x0fcert_extensions\x18\f \x03(\v2 .teleport.types.v1.CertExtensionR\x0ecertExtensions\x121\n" +
 	"\x15create_host_user_mode\x18\r \x01(\tR\x12createHostUserMode\x12B\n" +
 	"\x1ecreate_host_user_default_shell\x18\x0e \x01(\tR\x1acreateHostUserDefaultShell\x12\x12\n" +
-	"\x04lock\x18\x0f \x01(\tR\x04lockB\x10\n" +
+	"\x04lock\x18\x0f \x01(\tR\x04lock\x12-\n" +
+	"\x13create_db_user_mode\x18\x10 \x01(\tR\x10createDbUserModeB\x10\n" +
 	"\x0e_forward_agentB\x12\n" +
 	"\x10_port_forwardingB\x10\n" +
 	"\x0e_ssh_file_copyB\x18\n" +
@@ -6476,7 +7741,7 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x04 \x01(\tR\x05value\"\xf0\x03\n" +
+	"\x05value\x18\x04 \x01(\tR\x05value\"\x93\a\n" +
 	"\x0eRoleConditions\x12\x16\n" +
 	"\x06logins\x18\x01 \x03(\tR\x06logins\x12R\n" +
 	"\vnode_labels\x18\x02 \x03(\v21.teleport.types.v1.RoleConditions.NodeLabelsEntryR\n" +
@@ -6486,8 +7751,21 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"hostGroups\x12!\n" +
 	"\fhost_sudoers\x18\x05 \x03(\tR\vhostSudoers\x12Y\n" +
 	"\x14require_session_join\x18\x06 \x03(\v2'.teleport.types.v1.SessionRequirePolicyR\x12requireSessionJoin\x12I\n" +
-	"\rjoin_sessions\x18\a \x03(\v2$.teleport.types.v1.SessionJoinPolicyR\fjoinSessions\x1aY\n" +
+	"\rjoin_sessions\x18\a \x03(\v2$.teleport.types.v1.SessionJoinPolicyR\fjoinSessions\x12O\n" +
+	"\n" +
+	"app_labels\x18\b \x03(\v20.teleport.types.v1.RoleConditions.AppLabelsEntryR\tappLabels\x12L\n" +
+	"\tdb_labels\x18\t \x03(\v2/.teleport.types.v1.RoleConditions.DbLabelsEntryR\bdbLabels\x12\x19\n" +
+	"\bdb_users\x18\n" +
+	" \x03(\tR\adbUsers\x12\x19\n" +
+	"\bdb_names\x18\v \x03(\tR\adbNames\x12\x19\n" +
+	"\bdb_roles\x18\f \x03(\tR\adbRoles\x1aY\n" +
 	"\x0fNodeLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\x1aX\n" +
+	"\x0eAppLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\x1aW\n" +
+	"\rDbLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
 	"\x05value\x18\x02 \x01(\v2\x1a.teleport.types.v1.StringsR\x05value:\x028\x01\"\x9f\x01\n" +
 	"\x14SessionRequirePolicy\x12\x12\n" +
@@ -6961,7 +8239,112 @@ const file_teleport_types_v1_types_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\x01 \x01(\tR\tpublicKey\x12\x1f\n" +
 	"\vprivate_key\x18\x02 \x01(\fR\n" +
-	"privateKeyB\x1fZ\x1dteleport/api/types/v1;typesv1b\x06proto3"
+	"privateKey\"\xb7\x01\n" +
+	"\x03App\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x12.\n" +
+	"\x04spec\x18\x05 \x01(\v2\x1a.teleport.types.v1.AppSpecR\x04spec\"\xb5\x03\n" +
+	"\aAppSpec\x12\x10\n" +
+	"\x03uri\x18\x01 \x01(\tR\x03uri\x12\x1f\n" +
+	"\vpublic_addr\x18\x02 \x01(\tR\n" +
+	"publicAddr\x120\n" +
+	"\x14insecure_skip_verify\x18\x03 \x01(\bR\x12insecureSkipVerify\x127\n" +
+	"\arewrite\x18\x04 \x01(\v2\x1d.teleport.types.v1.AppRewriteR\arewrite\x12.\n" +
+	"\x04cors\x18\x05 \x01(\v2\x1a.teleport.types.v1.AppCORSR\x04cors\x12#\n" +
+	"\rrequired_apps\x18\x06 \x03(\tR\frequiredApps\x12T\n" +
+	"\x0edynamic_labels\x18\a \x03(\v2-.teleport.types.v1.AppSpec.DynamicLabelsEntryR\rdynamicLabels\x1aa\n" +
+	"\x12DynamicLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.teleport.types.v1.CommandLabelR\x05value:\x028\x01\"\x7f\n" +
+	"\n" +
+	"AppRewrite\x12\x1a\n" +
+	"\bredirect\x18\x01 \x03(\tR\bredirect\x126\n" +
+	"\aheaders\x18\x02 \x03(\v2\x1c.teleport.types.v1.AppHeaderR\aheaders\x12\x1d\n" +
+	"\n" +
+	"jwt_claims\x18\x03 \x01(\tR\tjwtClaims\"5\n" +
+	"\tAppHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xf3\x01\n" +
+	"\aAppCORS\x12'\n" +
+	"\x0fallowed_origins\x18\x01 \x03(\tR\x0eallowedOrigins\x12'\n" +
+	"\x0fallowed_methods\x18\x02 \x03(\tR\x0eallowedMethods\x12'\n" +
+	"\x0fallowed_headers\x18\x03 \x03(\tR\x0eallowedHeaders\x12'\n" +
+	"\x0fexposed_headers\x18\x04 \x03(\tR\x0eexposedHeaders\x12+\n" +
+	"\x11allow_credentials\x18\x05 \x01(\bR\x10allowCredentials\x12\x17\n" +
+	"\amax_age\x18\x06 \x01(\rR\x06maxAge\"\xc3\x01\n" +
+	"\tAppServer\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x124\n" +
+	"\x04spec\x18\x05 \x01(\v2 .teleport.types.v1.AppServerSpecR\x04spec\"\xb1\x01\n" +
+	"\rAppServerSpec\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12)\n" +
+	"\x10software_version\x18\x03 \x01(\tR\x0fsoftwareVersion\x12(\n" +
+	"\x03app\x18\x04 \x01(\v2\x16.teleport.types.v1.AppR\x03app\x12\x16\n" +
+	"\x06health\x18\x05 \x01(\tR\x06health\"\xc1\x01\n" +
+	"\bDatabase\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x123\n" +
+	"\x04spec\x18\x05 \x01(\v2\x1f.teleport.types.v1.DatabaseSpecR\x04spec\"\xe1\x03\n" +
+	"\fDatabaseSpec\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x10\n" +
+	"\x03uri\x18\x02 \x01(\tR\x03uri\x120\n" +
+	"\x03tls\x18\x03 \x01(\v2\x1e.teleport.types.v1.DatabaseTLSR\x03tls\x126\n" +
+	"\x05mysql\x18\x04 \x01(\v2 .teleport.types.v1.DatabaseMySQLR\x05mysql\x12C\n" +
+	"\n" +
+	"admin_user\x18\x05 \x01(\v2$.teleport.types.v1.DatabaseAdminUserR\tadminUser\x12Y\n" +
+	"\x0edynamic_labels\x18\x06 \x03(\v22.teleport.types.v1.DatabaseSpec.DynamicLabelsEntryR\rdynamicLabels\x126\n" +
+	"\x17refuse_unknown_messages\x18\a \x01(\bR\x15refuseUnknownMessages\x1aa\n" +
+	"\x12DynamicLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.teleport.types.v1.CommandLabelR\x05value:\x028\x01\"\x90\x01\n" +
+	"\vDatabaseTLS\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x1f\n" +
+	"\vserver_name\x18\x02 \x01(\tR\n" +
+	"serverName\x12\x17\n" +
+	"\aca_cert\x18\x03 \x01(\tR\x06caCert\x123\n" +
+	"\x16trust_system_cert_pool\x18\x04 \x01(\bR\x13trustSystemCertPool\"6\n" +
+	"\rDatabaseMySQL\x12%\n" +
+	"\x0eserver_version\x18\x01 \x01(\tR\rserverVersion\"R\n" +
+	"\x11DatabaseAdminUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10default_database\x18\x02 \x01(\tR\x0fdefaultDatabase\"\xcd\x01\n" +
+	"\x0eDatabaseServer\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x129\n" +
+	"\x04spec\x18\x05 \x01(\v2%.teleport.types.v1.DatabaseServerSpecR\x04spec\"\xc5\x01\n" +
+	"\x12DatabaseServerSpec\x12\x17\n" +
+	"\ahost_id\x18\x01 \x01(\tR\x06hostId\x12\x1a\n" +
+	"\bhostname\x18\x02 \x01(\tR\bhostname\x12)\n" +
+	"\x10software_version\x18\x03 \x01(\tR\x0fsoftwareVersion\x127\n" +
+	"\bdatabase\x18\x04 \x01(\v2\x1b.teleport.types.v1.DatabaseR\bdatabase\x12\x16\n" +
+	"\x06health\x18\x05 \x01(\tR\x06health\"\xc5\x01\n" +
+	"\n" +
+	"WebSession\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bsub_kind\x18\x02 \x01(\tR\asubKind\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x127\n" +
+	"\bmetadata\x18\x04 \x01(\v2\x1b.teleport.types.v1.MetadataR\bmetadata\x125\n" +
+	"\x04spec\x18\x05 \x01(\v2!.teleport.types.v1.WebSessionSpecR\x04spec\"\xe3\x01\n" +
+	"\x0eWebSessionSpec\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1d\n" +
+	"\n" +
+	"token_hash\x18\x02 \x01(\fR\ttokenHash\x124\n" +
+	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1d\n" +
+	"\n" +
+	"mfa_device\x18\x04 \x01(\tR\tmfaDevice\x12\x1f\n" +
+	"\vremote_addr\x18\x05 \x01(\tR\n" +
+	"remoteAddr\x12\x10\n" +
+	"\x03app\x18\x06 \x01(\tR\x03app\x12\x16\n" +
+	"\x06parent\x18\a \x01(\tR\x06parentB\x1fZ\x1dteleport/api/types/v1;typesv1b\x06proto3"
 
 var (
 	file_teleport_types_v1_types_proto_rawDescOnce sync.Once
@@ -6975,7 +8358,7 @@ func file_teleport_types_v1_types_proto_rawDescGZIP() []byte {
 	return file_teleport_types_v1_types_proto_rawDescData
 }
 
-var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 95)
+var file_teleport_types_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 115)
 var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*Strings)(nil),                // 0: teleport.types.v1.Strings
 	(*Metadata)(nil),               // 1: teleport.types.v1.Metadata
@@ -7061,36 +8444,56 @@ var file_teleport_types_v1_types_proto_goTypes = []any{
 	(*SshKeyPair)(nil),             // 81: teleport.types.v1.SshKeyPair
 	(*TlsKeyPair)(nil),             // 82: teleport.types.v1.TlsKeyPair
 	(*JwtKeyPair)(nil),             // 83: teleport.types.v1.JwtKeyPair
-	nil,                            // 84: teleport.types.v1.Metadata.LabelsEntry
-	nil,                            // 85: teleport.types.v1.UserSpec.TraitsEntry
-	nil,                            // 86: teleport.types.v1.RoleConditions.NodeLabelsEntry
-	nil,                            // 87: teleport.types.v1.TokenSpec.LabelsEntry
-	nil,                            // 88: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	nil,                            // 89: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	nil,                            // 90: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	nil,                            // 91: teleport.types.v1.OIDCRule.GlobFieldsEntry
-	nil,                            // 92: teleport.types.v1.ServerSpec.CmdLabelsEntry
-	nil,                            // 93: teleport.types.v1.InstanceSpec.LabelsEntry
-	nil,                            // 94: teleport.types.v1.InstanceSpec.AttributesEntry
-	(*timestamppb.Timestamp)(nil),  // 95: google.protobuf.Timestamp
+	(*App)(nil),                    // 84: teleport.types.v1.App
+	(*AppSpec)(nil),                // 85: teleport.types.v1.AppSpec
+	(*AppRewrite)(nil),             // 86: teleport.types.v1.AppRewrite
+	(*AppHeader)(nil),              // 87: teleport.types.v1.AppHeader
+	(*AppCORS)(nil),                // 88: teleport.types.v1.AppCORS
+	(*AppServer)(nil),              // 89: teleport.types.v1.AppServer
+	(*AppServerSpec)(nil),          // 90: teleport.types.v1.AppServerSpec
+	(*Database)(nil),               // 91: teleport.types.v1.Database
+	(*DatabaseSpec)(nil),           // 92: teleport.types.v1.DatabaseSpec
+	(*DatabaseTLS)(nil),            // 93: teleport.types.v1.DatabaseTLS
+	(*DatabaseMySQL)(nil),          // 94: teleport.types.v1.DatabaseMySQL
+	(*DatabaseAdminUser)(nil),      // 95: teleport.types.v1.DatabaseAdminUser
+	(*DatabaseServer)(nil),         // 96: teleport.types.v1.DatabaseServer
+	(*DatabaseServerSpec)(nil),     // 97: teleport.types.v1.DatabaseServerSpec
+	(*WebSession)(nil),             // 98: teleport.types.v1.WebSession
+	(*WebSessionSpec)(nil),         // 99: teleport.types.v1.WebSessionSpec
+	nil,                            // 100: teleport.types.v1.Metadata.LabelsEntry
+	nil,                            // 101: teleport.types.v1.UserSpec.TraitsEntry
+	nil,                            // 102: teleport.types.v1.RoleConditions.NodeLabelsEntry
+	nil,                            // 103: teleport.types.v1.RoleConditions.AppLabelsEntry
+	nil,                            // 104: teleport.types.v1.RoleConditions.DbLabelsEntry
+	nil,                            // 105: teleport.types.v1.TokenSpec.LabelsEntry
+	nil,                            // 106: teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	nil,                            // 107: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	nil,                            // 108: teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	nil,                            // 109: teleport.types.v1.OIDCRule.GlobFieldsEntry
+	nil,                            // 110: teleport.types.v1.ServerSpec.CmdLabelsEntry
+	nil,                            // 111: teleport.types.v1.InstanceSpec.LabelsEntry
+	nil,                            // 112: teleport.types.v1.InstanceSpec.AttributesEntry
+	nil,                            // 113: teleport.types.v1.AppSpec.DynamicLabelsEntry
+	nil,                            // 114: teleport.types.v1.DatabaseSpec.DynamicLabelsEntry
+	(*timestamppb.Timestamp)(nil),  // 115: google.protobuf.Timestamp
 }
 var file_teleport_types_v1_types_proto_depIdxs = []int32{
-	84,  // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
-	95,  // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
+	100, // 0: teleport.types.v1.Metadata.labels:type_name -> teleport.types.v1.Metadata.LabelsEntry
+	115, // 1: teleport.types.v1.Metadata.expires:type_name -> google.protobuf.Timestamp
 	1,   // 2: teleport.types.v1.ClusterName.metadata:type_name -> teleport.types.v1.Metadata
 	3,   // 3: teleport.types.v1.ClusterName.spec:type_name -> teleport.types.v1.ClusterNameSpec
 	1,   // 4: teleport.types.v1.User.metadata:type_name -> teleport.types.v1.Metadata
 	5,   // 5: teleport.types.v1.User.spec:type_name -> teleport.types.v1.UserSpec
 	6,   // 6: teleport.types.v1.User.status:type_name -> teleport.types.v1.UserStatus
-	85,  // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
-	95,  // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
+	101, // 7: teleport.types.v1.UserSpec.traits:type_name -> teleport.types.v1.UserSpec.TraitsEntry
+	115, // 8: teleport.types.v1.UserStatus.created:type_name -> google.protobuf.Timestamp
 	1,   // 9: teleport.types.v1.Credential.metadata:type_name -> teleport.types.v1.Metadata
 	8,   // 10: teleport.types.v1.Credential.spec:type_name -> teleport.types.v1.CredentialSpec
-	95,  // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
-	95,  // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
+	115, // 11: teleport.types.v1.CredentialSpec.failures:type_name -> google.protobuf.Timestamp
+	115, // 12: teleport.types.v1.CredentialSpec.locked_until:type_name -> google.protobuf.Timestamp
 	1,   // 13: teleport.types.v1.UserToken.metadata:type_name -> teleport.types.v1.Metadata
 	10,  // 14: teleport.types.v1.UserToken.spec:type_name -> teleport.types.v1.UserTokenSpec
-	95,  // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
+	115, // 15: teleport.types.v1.UserTokenSpec.created:type_name -> google.protobuf.Timestamp
 	1,   // 16: teleport.types.v1.Role.metadata:type_name -> teleport.types.v1.Metadata
 	12,  // 17: teleport.types.v1.Role.spec:type_name -> teleport.types.v1.RoleSpec
 	13,  // 18: teleport.types.v1.RoleSpec.options:type_name -> teleport.types.v1.RoleOptions
@@ -7100,109 +8503,136 @@ var file_teleport_types_v1_types_proto_depIdxs = []int32{
 	16,  // 22: teleport.types.v1.RoleOptions.cert_extensions:type_name -> teleport.types.v1.CertExtension
 	15,  // 23: teleport.types.v1.SSHPortForwarding.local:type_name -> teleport.types.v1.SSHForwarding
 	15,  // 24: teleport.types.v1.SSHPortForwarding.remote:type_name -> teleport.types.v1.SSHForwarding
-	86,  // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
+	102, // 25: teleport.types.v1.RoleConditions.node_labels:type_name -> teleport.types.v1.RoleConditions.NodeLabelsEntry
 	20,  // 26: teleport.types.v1.RoleConditions.rules:type_name -> teleport.types.v1.Rule
 	18,  // 27: teleport.types.v1.RoleConditions.require_session_join:type_name -> teleport.types.v1.SessionRequirePolicy
 	19,  // 28: teleport.types.v1.RoleConditions.join_sessions:type_name -> teleport.types.v1.SessionJoinPolicy
-	1,   // 29: teleport.types.v1.Lock.metadata:type_name -> teleport.types.v1.Metadata
-	22,  // 30: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
-	24,  // 31: teleport.types.v1.Lock.status:type_name -> teleport.types.v1.LockStatus
-	23,  // 32: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
-	95,  // 33: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
-	95,  // 34: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
-	25,  // 35: teleport.types.v1.LockStatus.pending:type_name -> teleport.types.v1.LockPending
-	1,   // 36: teleport.types.v1.SessionTracker.metadata:type_name -> teleport.types.v1.Metadata
-	27,  // 37: teleport.types.v1.SessionTracker.spec:type_name -> teleport.types.v1.SessionTrackerSpec
-	95,  // 38: teleport.types.v1.SessionTrackerSpec.created:type_name -> google.protobuf.Timestamp
-	28,  // 39: teleport.types.v1.SessionTrackerSpec.participants:type_name -> teleport.types.v1.SessionParticipant
-	95,  // 40: teleport.types.v1.SessionParticipant.joined:type_name -> google.protobuf.Timestamp
-	1,   // 41: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
-	30,  // 42: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
-	95,  // 43: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
-	31,  // 44: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
-	95,  // 45: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
-	1,   // 46: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
-	33,  // 47: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
-	68,  // 48: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
-	87,  // 49: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
-	88,  // 50: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
-	89,  // 51: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
-	34,  // 52: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
-	35,  // 53: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
-	37,  // 54: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
-	39,  // 55: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
-	43,  // 56: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
-	45,  // 57: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
-	47,  // 58: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
-	49,  // 59: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
-	51,  // 60: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
-	53,  // 61: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
-	55,  // 62: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
-	57,  // 63: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
-	59,  // 64: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
-	61,  // 65: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
-	63,  // 66: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
-	65,  // 67: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
-	36,  // 68: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
-	38,  // 69: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
-	40,  // 70: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
-	41,  // 71: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
-	42,  // 72: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
-	44,  // 73: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
-	46,  // 74: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
-	48,  // 75: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
-	50,  // 76: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
-	52,  // 77: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
-	54,  // 78: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
-	56,  // 79: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
-	58,  // 80: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
-	60,  // 81: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
-	62,  // 82: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
-	64,  // 83: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
-	90,  // 84: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
-	91,  // 85: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
-	66,  // 86: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
-	67,  // 87: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
-	95,  // 88: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
-	95,  // 89: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
-	95,  // 90: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
-	69,  // 91: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
-	95,  // 92: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
-	95,  // 93: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
-	1,   // 94: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
-	71,  // 95: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
-	92,  // 96: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
-	1,   // 97: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
-	74,  // 98: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
-	75,  // 99: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
-	93,  // 100: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
-	94,  // 101: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
-	95,  // 102: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
-	95,  // 103: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
-	1,   // 104: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
-	77,  // 105: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
-	95,  // 106: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
-	1,   // 107: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
-	79,  // 108: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
-	80,  // 109: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	80,  // 110: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
-	95,  // 111: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
-	81,  // 112: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
-	82,  // 113: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
-	83,  // 114: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
-	0,   // 115: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 116: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 117: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 118: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 119: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	0,   // 120: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
-	72,  // 121: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
-	0,   // 122: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
-	123, // [123:123] is the sub-list for method output_type
-	123, // [123:123] is the sub-list for method input_type
-	123, // [123:123] is the sub-list for extension type_name
-	123, // [123:123] is the sub-list for extension extendee
-	0,   // [0:123] is the sub-list for field type_name
+	103, // 29: teleport.types.v1.RoleConditions.app_labels:type_name -> teleport.types.v1.RoleConditions.AppLabelsEntry
+	104, // 30: teleport.types.v1.RoleConditions.db_labels:type_name -> teleport.types.v1.RoleConditions.DbLabelsEntry
+	1,   // 31: teleport.types.v1.Lock.metadata:type_name -> teleport.types.v1.Metadata
+	22,  // 32: teleport.types.v1.Lock.spec:type_name -> teleport.types.v1.LockSpec
+	24,  // 33: teleport.types.v1.Lock.status:type_name -> teleport.types.v1.LockStatus
+	23,  // 34: teleport.types.v1.LockSpec.target:type_name -> teleport.types.v1.LockTarget
+	115, // 35: teleport.types.v1.LockSpec.expires:type_name -> google.protobuf.Timestamp
+	115, // 36: teleport.types.v1.LockSpec.created_at:type_name -> google.protobuf.Timestamp
+	25,  // 37: teleport.types.v1.LockStatus.pending:type_name -> teleport.types.v1.LockPending
+	1,   // 38: teleport.types.v1.SessionTracker.metadata:type_name -> teleport.types.v1.Metadata
+	27,  // 39: teleport.types.v1.SessionTracker.spec:type_name -> teleport.types.v1.SessionTrackerSpec
+	115, // 40: teleport.types.v1.SessionTrackerSpec.created:type_name -> google.protobuf.Timestamp
+	28,  // 41: teleport.types.v1.SessionTrackerSpec.participants:type_name -> teleport.types.v1.SessionParticipant
+	115, // 42: teleport.types.v1.SessionParticipant.joined:type_name -> google.protobuf.Timestamp
+	1,   // 43: teleport.types.v1.ClusterAlert.metadata:type_name -> teleport.types.v1.Metadata
+	30,  // 44: teleport.types.v1.ClusterAlert.spec:type_name -> teleport.types.v1.ClusterAlertSpec
+	115, // 45: teleport.types.v1.ClusterAlertSpec.created:type_name -> google.protobuf.Timestamp
+	31,  // 46: teleport.types.v1.ClusterAlertSpec.acknowledged:type_name -> teleport.types.v1.AlertAcknowledgement
+	115, // 47: teleport.types.v1.AlertAcknowledgement.until:type_name -> google.protobuf.Timestamp
+	1,   // 48: teleport.types.v1.Token.metadata:type_name -> teleport.types.v1.Metadata
+	33,  // 49: teleport.types.v1.Token.spec:type_name -> teleport.types.v1.TokenSpec
+	68,  // 50: teleport.types.v1.Token.status:type_name -> teleport.types.v1.TokenStatus
+	105, // 51: teleport.types.v1.TokenSpec.labels:type_name -> teleport.types.v1.TokenSpec.LabelsEntry
+	106, // 52: teleport.types.v1.TokenSpec.suggested_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedLabelsEntry
+	107, // 53: teleport.types.v1.TokenSpec.suggested_agent_matcher_labels:type_name -> teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry
+	34,  // 54: teleport.types.v1.TokenSpec.allow:type_name -> teleport.types.v1.AWSRule
+	35,  // 55: teleport.types.v1.TokenSpec.azure:type_name -> teleport.types.v1.AzureJoin
+	37,  // 56: teleport.types.v1.TokenSpec.gcp:type_name -> teleport.types.v1.GCPJoin
+	39,  // 57: teleport.types.v1.TokenSpec.kubernetes:type_name -> teleport.types.v1.KubernetesJoin
+	43,  // 58: teleport.types.v1.TokenSpec.oracle:type_name -> teleport.types.v1.OracleJoin
+	45,  // 59: teleport.types.v1.TokenSpec.tpm:type_name -> teleport.types.v1.TPMJoin
+	47,  // 60: teleport.types.v1.TokenSpec.github:type_name -> teleport.types.v1.GitHubJoin
+	49,  // 61: teleport.types.v1.TokenSpec.gitlab:type_name -> teleport.types.v1.GitLabJoin
+	51,  // 62: teleport.types.v1.TokenSpec.circleci:type_name -> teleport.types.v1.CircleCIJoin
+	53,  // 63: teleport.types.v1.TokenSpec.spacelift:type_name -> teleport.types.v1.SpaceliftJoin
+	55,  // 64: teleport.types.v1.TokenSpec.terraform_cloud:type_name -> teleport.types.v1.TerraformCloudJoin
+	57,  // 65: teleport.types.v1.TokenSpec.bitbucket:type_name -> teleport.types.v1.BitbucketJoin
+	59,  // 66: teleport.types.v1.TokenSpec.azure_devops:type_name -> teleport.types.v1.AzureDevopsJoin
+	61,  // 67: teleport.types.v1.TokenSpec.env0:type_name -> teleport.types.v1.Env0Join
+	63,  // 68: teleport.types.v1.TokenSpec.oidc:type_name -> teleport.types.v1.OIDCJoin
+	65,  // 69: teleport.types.v1.TokenSpec.bound_keypair:type_name -> teleport.types.v1.BoundKeypairJoin
+	36,  // 70: teleport.types.v1.AzureJoin.allow:type_name -> teleport.types.v1.AzureRule
+	38,  // 71: teleport.types.v1.GCPJoin.allow:type_name -> teleport.types.v1.GCPRule
+	40,  // 72: teleport.types.v1.KubernetesJoin.allow:type_name -> teleport.types.v1.KubernetesRule
+	41,  // 73: teleport.types.v1.KubernetesJoin.static_jwks:type_name -> teleport.types.v1.KubernetesJWKS
+	42,  // 74: teleport.types.v1.KubernetesJoin.oidc:type_name -> teleport.types.v1.KubernetesOIDC
+	44,  // 75: teleport.types.v1.OracleJoin.allow:type_name -> teleport.types.v1.OracleRule
+	46,  // 76: teleport.types.v1.TPMJoin.allow:type_name -> teleport.types.v1.TPMRule
+	48,  // 77: teleport.types.v1.GitHubJoin.allow:type_name -> teleport.types.v1.GitHubRule
+	50,  // 78: teleport.types.v1.GitLabJoin.allow:type_name -> teleport.types.v1.GitLabRule
+	52,  // 79: teleport.types.v1.CircleCIJoin.allow:type_name -> teleport.types.v1.CircleCIRule
+	54,  // 80: teleport.types.v1.SpaceliftJoin.allow:type_name -> teleport.types.v1.SpaceliftRule
+	56,  // 81: teleport.types.v1.TerraformCloudJoin.allow:type_name -> teleport.types.v1.TerraformCloudRule
+	58,  // 82: teleport.types.v1.BitbucketJoin.allow:type_name -> teleport.types.v1.BitbucketRule
+	60,  // 83: teleport.types.v1.AzureDevopsJoin.allow:type_name -> teleport.types.v1.AzureDevopsRule
+	62,  // 84: teleport.types.v1.Env0Join.allow:type_name -> teleport.types.v1.Env0Rule
+	64,  // 85: teleport.types.v1.OIDCJoin.allow:type_name -> teleport.types.v1.OIDCRule
+	108, // 86: teleport.types.v1.OIDCRule.must_match_fields:type_name -> teleport.types.v1.OIDCRule.MustMatchFieldsEntry
+	109, // 87: teleport.types.v1.OIDCRule.glob_fields:type_name -> teleport.types.v1.OIDCRule.GlobFieldsEntry
+	66,  // 88: teleport.types.v1.BoundKeypairJoin.onboarding:type_name -> teleport.types.v1.BoundKeypairOnboarding
+	67,  // 89: teleport.types.v1.BoundKeypairJoin.recovery:type_name -> teleport.types.v1.BoundKeypairRecovery
+	115, // 90: teleport.types.v1.BoundKeypairJoin.rotate_after:type_name -> google.protobuf.Timestamp
+	115, // 91: teleport.types.v1.BoundKeypairOnboarding.must_register_before:type_name -> google.protobuf.Timestamp
+	115, // 92: teleport.types.v1.TokenStatus.created:type_name -> google.protobuf.Timestamp
+	69,  // 93: teleport.types.v1.TokenStatus.bound_keypair:type_name -> teleport.types.v1.BoundKeypairStatus
+	115, // 94: teleport.types.v1.BoundKeypairStatus.last_recovered_at:type_name -> google.protobuf.Timestamp
+	115, // 95: teleport.types.v1.BoundKeypairStatus.last_rotated_at:type_name -> google.protobuf.Timestamp
+	1,   // 96: teleport.types.v1.Server.metadata:type_name -> teleport.types.v1.Metadata
+	71,  // 97: teleport.types.v1.Server.spec:type_name -> teleport.types.v1.ServerSpec
+	110, // 98: teleport.types.v1.ServerSpec.cmd_labels:type_name -> teleport.types.v1.ServerSpec.CmdLabelsEntry
+	1,   // 99: teleport.types.v1.Instance.metadata:type_name -> teleport.types.v1.Metadata
+	74,  // 100: teleport.types.v1.Instance.spec:type_name -> teleport.types.v1.InstanceSpec
+	75,  // 101: teleport.types.v1.Instance.status:type_name -> teleport.types.v1.InstanceStatus
+	111, // 102: teleport.types.v1.InstanceSpec.labels:type_name -> teleport.types.v1.InstanceSpec.LabelsEntry
+	112, // 103: teleport.types.v1.InstanceSpec.attributes:type_name -> teleport.types.v1.InstanceSpec.AttributesEntry
+	115, // 104: teleport.types.v1.InstanceStatus.joined:type_name -> google.protobuf.Timestamp
+	115, // 105: teleport.types.v1.InstanceStatus.renewed:type_name -> google.protobuf.Timestamp
+	1,   // 106: teleport.types.v1.LedgerEntry.metadata:type_name -> teleport.types.v1.Metadata
+	77,  // 107: teleport.types.v1.LedgerEntry.spec:type_name -> teleport.types.v1.LedgerEntrySpec
+	115, // 108: teleport.types.v1.LedgerEntrySpec.time:type_name -> google.protobuf.Timestamp
+	1,   // 109: teleport.types.v1.CertAuthority.metadata:type_name -> teleport.types.v1.Metadata
+	79,  // 110: teleport.types.v1.CertAuthority.spec:type_name -> teleport.types.v1.CertAuthoritySpec
+	80,  // 111: teleport.types.v1.CertAuthoritySpec.active_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	80,  // 112: teleport.types.v1.CertAuthoritySpec.additional_trusted_keys:type_name -> teleport.types.v1.CertAuthorityKeys
+	115, // 113: teleport.types.v1.CertAuthoritySpec.last_rotated:type_name -> google.protobuf.Timestamp
+	81,  // 114: teleport.types.v1.CertAuthorityKeys.ssh:type_name -> teleport.types.v1.SshKeyPair
+	82,  // 115: teleport.types.v1.CertAuthorityKeys.tls:type_name -> teleport.types.v1.TlsKeyPair
+	83,  // 116: teleport.types.v1.CertAuthorityKeys.jwt:type_name -> teleport.types.v1.JwtKeyPair
+	1,   // 117: teleport.types.v1.App.metadata:type_name -> teleport.types.v1.Metadata
+	85,  // 118: teleport.types.v1.App.spec:type_name -> teleport.types.v1.AppSpec
+	86,  // 119: teleport.types.v1.AppSpec.rewrite:type_name -> teleport.types.v1.AppRewrite
+	88,  // 120: teleport.types.v1.AppSpec.cors:type_name -> teleport.types.v1.AppCORS
+	113, // 121: teleport.types.v1.AppSpec.dynamic_labels:type_name -> teleport.types.v1.AppSpec.DynamicLabelsEntry
+	87,  // 122: teleport.types.v1.AppRewrite.headers:type_name -> teleport.types.v1.AppHeader
+	1,   // 123: teleport.types.v1.AppServer.metadata:type_name -> teleport.types.v1.Metadata
+	90,  // 124: teleport.types.v1.AppServer.spec:type_name -> teleport.types.v1.AppServerSpec
+	84,  // 125: teleport.types.v1.AppServerSpec.app:type_name -> teleport.types.v1.App
+	1,   // 126: teleport.types.v1.Database.metadata:type_name -> teleport.types.v1.Metadata
+	92,  // 127: teleport.types.v1.Database.spec:type_name -> teleport.types.v1.DatabaseSpec
+	93,  // 128: teleport.types.v1.DatabaseSpec.tls:type_name -> teleport.types.v1.DatabaseTLS
+	94,  // 129: teleport.types.v1.DatabaseSpec.mysql:type_name -> teleport.types.v1.DatabaseMySQL
+	95,  // 130: teleport.types.v1.DatabaseSpec.admin_user:type_name -> teleport.types.v1.DatabaseAdminUser
+	114, // 131: teleport.types.v1.DatabaseSpec.dynamic_labels:type_name -> teleport.types.v1.DatabaseSpec.DynamicLabelsEntry
+	1,   // 132: teleport.types.v1.DatabaseServer.metadata:type_name -> teleport.types.v1.Metadata
+	97,  // 133: teleport.types.v1.DatabaseServer.spec:type_name -> teleport.types.v1.DatabaseServerSpec
+	91,  // 134: teleport.types.v1.DatabaseServerSpec.database:type_name -> teleport.types.v1.Database
+	1,   // 135: teleport.types.v1.WebSession.metadata:type_name -> teleport.types.v1.Metadata
+	99,  // 136: teleport.types.v1.WebSession.spec:type_name -> teleport.types.v1.WebSessionSpec
+	115, // 137: teleport.types.v1.WebSessionSpec.created:type_name -> google.protobuf.Timestamp
+	0,   // 138: teleport.types.v1.UserSpec.TraitsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 139: teleport.types.v1.RoleConditions.NodeLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 140: teleport.types.v1.RoleConditions.AppLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 141: teleport.types.v1.RoleConditions.DbLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 142: teleport.types.v1.TokenSpec.SuggestedLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 143: teleport.types.v1.TokenSpec.SuggestedAgentMatcherLabelsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 144: teleport.types.v1.OIDCRule.MustMatchFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	0,   // 145: teleport.types.v1.OIDCRule.GlobFieldsEntry.value:type_name -> teleport.types.v1.Strings
+	72,  // 146: teleport.types.v1.ServerSpec.CmdLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	0,   // 147: teleport.types.v1.InstanceSpec.AttributesEntry.value:type_name -> teleport.types.v1.Strings
+	72,  // 148: teleport.types.v1.AppSpec.DynamicLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	72,  // 149: teleport.types.v1.DatabaseSpec.DynamicLabelsEntry.value:type_name -> teleport.types.v1.CommandLabel
+	150, // [150:150] is the sub-list for method output_type
+	150, // [150:150] is the sub-list for method input_type
+	150, // [150:150] is the sub-list for extension type_name
+	150, // [150:150] is the sub-list for extension extendee
+	0,   // [0:150] is the sub-list for field type_name
 }
 
 func init() { file_teleport_types_v1_types_proto_init() }
@@ -7219,7 +8649,7 @@ func file_teleport_types_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_types_v1_types_proto_rawDesc), len(file_teleport_types_v1_types_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   95,
+			NumMessages:   115,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
