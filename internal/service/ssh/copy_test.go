@@ -175,7 +175,7 @@ func TestSFTPHasTheUsersRights(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("root only"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for dir := filepath.Dir(secret); dir != "/tmp"; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(secret); dir != os.TempDir(); dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

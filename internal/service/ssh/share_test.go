@@ -93,6 +93,8 @@ type seat struct {
 	in   io.Writer
 	conn *gossh.Client
 	exit chan error
+	// ask sends a request behind what was typed.
+	ask func(name string, reply bool, payload []byte) (bool, error)
 }
 
 // own begins a shell on a terminal.
@@ -115,7 +117,7 @@ func own(t testing.TB, p *person, env ...string) *seat {
 	if err := s.Shell(); err != nil {
 		t.Fatal(err)
 	}
-	o := &seat{screen: watch(out), in: in, conn: c, exit: make(chan error, 1)}
+	o := &seat{screen: watch(out), in: in, conn: c, exit: make(chan error, 1), ask: s.SendRequest}
 	go func() { o.exit <- s.Wait() }()
 	return o
 }
@@ -177,7 +179,7 @@ func attend(t testing.TB, p *person, mode, sid string, columns, rows uint32) *se
 		t.Fatalf("subsystem: %v, %v", ok, err)
 	}
 	errs := watch(ch.Stderr())
-	s := &seat{screen: watch(io.MultiReader(ch)), in: ch, conn: c, exit: exit}
+	s := &seat{screen: watch(io.MultiReader(ch)), in: ch, conn: c, exit: exit, ask: ch.SendRequest}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("error output of %s: %s", mode, errs)
@@ -204,6 +206,16 @@ func refusedSeat(t testing.TB, p *person, mode, sid string) string {
 func (s *seat) types(t testing.TB, text string) {
 	t.Helper()
 	if _, err := io.WriteString(s.in, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// delivers types, and returns when the node has it: what others do afterwards, on
+// connections of their own, does not overtake it.
+func (s *seat) delivers(t testing.TB, text string) {
+	t.Helper()
+	s.types(t, text)
+	if _, err := s.ask("keepalive@openssh.com", true, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -375,10 +387,10 @@ func TestSessionWaitsForCompany(t *testing.T) {
 		t.Errorf("tracker = %v", s)
 	}
 	// What is typed before does not arrive; company that is not asked for does not help.
-	owner.types(t, "echo too:early\n")
+	owner.delivers(t, "echo too:early\n")
 	peer := attend(t, bob, "peer", sid, 80, 24)
 	peer.shows(t, "the session waits for 1 more moderator")
-	peer.types(t, "echo too:early\n")
+	peer.delivers(t, "echo too:early\n")
 	moderator := attend(t, mia, "moderator", sid, 80, 24)
 	for _, s := range []*seat{owner, peer, moderator} {
 		s.shows(t, "the session begins")
@@ -406,8 +418,8 @@ func TestSessionWaitsForCompany(t *testing.T) {
 	if err := os.Chmod(later+".go", 0o666); err != nil {
 		t.Fatal(err)
 	}
-	owner.types(t, "echo during:pause\n")
-	peer.types(t, "echo during:pause\n")
+	owner.delivers(t, "echo during:pause\n")
+	peer.delivers(t, "echo during:pause\n")
 	until(t, "the output that is held back", func() bool { _, err := os.Stat(later); return err == nil })
 	if strings.Contains(owner.String(), "late:25") {
 		t.Errorf("output came while the session was paused:\n%s", owner)

@@ -51,15 +51,16 @@ const ownEtc = "TELEPORT_TEST_OWN_ETC"
 
 func TestMain(m *testing.M) { os.Exit(withUser(m)) }
 
-// withUser runs the tests with a local user to log in as. Root does so in a mount
-// namespace where /etc and /home are copies: the users of this machine stay as they
-// are, and several runs do not meet.
+// withUser runs the tests with a local user to log in as. Root does so in namespaces
+// where the processes are those of the run alone and /etc, /home, /run and the folder
+// for temporary files are its own: the users of this machine stay as they are, and
+// several runs at the same time do not meet.
 func withUser(m *testing.M) int {
 	if !root {
 		return m.Run()
 	}
 	if os.Getenv(ownEtc) == "" {
-		code, err := inownEtc()
+		code, err := inOwnEtc()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "an /etc for the tests:", err)
 			return 1
@@ -73,8 +74,8 @@ func withUser(m *testing.M) int {
 	return m.Run()
 }
 
-// inownEtc runs this program again and returns its exit code.
-func inownEtc() (int, error) {
+// inOwnEtc runs this program again and returns its exit code.
+func inOwnEtc() (int, error) {
 	// The kernel ends the other process when this thread ends.
 	runtime.LockOSThread()
 	dir, err := os.MkdirTemp("", "teleport-etc-")
@@ -82,20 +83,24 @@ func inownEtc() (int, error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	// The shell stays, as the process that others are left to.
 	const script = `set -e; dir=$0
 mount --make-rprivate /
-cp -a /etc "$dir/etc"; mkdir "$dir/home"
-mount --bind "$dir/etc" /etc; mount --bind "$dir/home" /home
+mount -t proc proc /proc
+cp -a /etc "$dir/etc"; mkdir "$dir/home" "$dir/run" "$dir/run/sshd" "$dir/run/lock"; mkdir -m 1777 "$dir/tmp"
+for own in etc home run; do mount --bind "$dir/$own" "/$own"; done
+mount --bind "$dir/tmp" /var/tmp
 mkdir -p -m 750 /etc/sudoers.d
-exec "$@"`
+set +e
+"$@"; exit $?`
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
 	}
 	cmd := exec.Command("sh", append([]string{"-c", script, dir, self}, os.Args[1:]...)...)
-	cmd.Env = append(os.Environ(), ownEtc+"=yes")
+	cmd.Env = append(os.Environ(), ownEtc+"=yes", "TMPDIR=/var/tmp")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	err = cmd.Run()
 	if cmd.ProcessState == nil {
 		return 0, err
