@@ -45,8 +45,12 @@ func defaultRole(r *typesv1.Role) {
 	}
 	// Version 3 is documented to allow every label when none is given. It is written
 	// out, so that no reader has to know.
-	if allow := r.Spec.Allow; r.GetVersion() == "v3" && allow != nil && len(allow.NodeLabels) == 0 {
-		allow.NodeLabels = everyLabel()
+	if allow := r.Spec.Allow; r.GetVersion() == "v3" && allow != nil {
+		for _, labels := range []*map[string]*typesv1.Strings{&allow.NodeLabels, &allow.AppLabels, &allow.DbLabels} {
+			if len(*labels) == 0 {
+				*labels = everyLabel()
+			}
+		}
 	}
 	for _, c := range []*typesv1.RoleConditions{r.Spec.Allow, r.Spec.Deny} {
 		for _, rule := range c.GetRules() {
@@ -77,6 +81,22 @@ func validateConditions(path string, rc *typesv1.RoleConditions, c *checker) {
 		return checkTemplate(s, ValidLogin)
 	})
 	validateSelector(path+".node_labels", rc.GetNodeLabels(), c)
+	validateSelector(path+".app_labels", rc.GetAppLabels(), c)
+	validateSelector(path+".db_labels", rc.GetDbLabels(), c)
+	anyOr := func(s string) error {
+		if s == Wildcard {
+			return nil
+		}
+		return checkTemplate(s, ValidDatabaseUser)
+	}
+	c.names(path+".db_users", rc.GetDbUsers(), anyOr)
+	c.names(path+".db_names", rc.GetDbNames(), anyOr)
+	c.names(path+".db_roles", rc.GetDbRoles(), func(s string) error {
+		if s == Wildcard && path == specDeny {
+			return nil
+		}
+		return checkTemplate(s, ValidDatabaseUser)
+	})
 	validateJoining(path, rc, c)
 	for i, rule := range rc.GetRules() {
 		at := fmt.Sprintf("%s.rules[%d]", path, i)

@@ -46,6 +46,11 @@ func validateOptions(r *typesv1.Role, c *checker) {
 	default:
 		c.add(at+"create_host_user_mode", "unknown mode %q: use %s, %s or %s", mode, HostUserOff, HostUserKeep, HostUserInsecureDrop)
 	}
+	switch mode := o.GetCreateDbUserMode(); mode {
+	case "", DatabaseUserOff, DatabaseUserKeep, DatabaseUserBestEffortDrop:
+	default:
+		c.add(at+"create_db_user_mode", "unknown mode %q: use %s, %s or %s", mode, DatabaseUserOff, DatabaseUserKeep, DatabaseUserBestEffortDrop)
+	}
 	if shell := o.GetCreateHostUserDefaultShell(); shell != "" {
 		c.check(at+"create_host_user_default_shell", ValidShell(shell))
 	}

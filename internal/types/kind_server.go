@@ -88,17 +88,22 @@ func validateServer(s *typesv1.Server, c *checker) {
 	}
 	c.names("spec.public_addrs", spec.GetPublicAddrs(), validAddr)
 	c.text("spec.version", spec.GetVersion(), maxName)
-	if len(spec.GetCmdLabels()) > maxLabels {
-		c.add("spec.cmd_labels", "%d labels, the most is %d", len(spec.GetCmdLabels()), maxLabels)
+	validateCommandLabels("spec.cmd_labels", spec.GetCmdLabels(), c)
+}
+
+// validateCommandLabels checks labels that are results of commands.
+func validateCommandLabels(path string, labels map[string]*typesv1.CommandLabel, c *checker) {
+	if len(labels) > maxLabels {
+		c.add(path, "%d labels, the most is %d", len(labels), maxLabels)
 		return
 	}
-	for _, k := range sortedKeys(spec.GetCmdLabels()) {
-		at := "spec.cmd_labels[" + k + "]"
+	for _, k := range sortedKeys(labels) {
+		at := path + "[" + k + "]"
 		if err := ValidLabelKey(k); err != nil {
 			c.add(at, "%v", err)
 			continue
 		}
-		label := spec.GetCmdLabels()[k]
+		label := labels[k]
 		c.text(at+".result", label.GetResult(), maxLabelValue)
 		if p := label.GetPeriod(); p != "" {
 			_, err := ParseDuration(p)

@@ -54,6 +54,7 @@ func kindNames() []string {
 	return []string{
 		KindClusterName, KindCertAuthority, KindUser, KindCredential, KindUserToken, KindRole, KindToken,
 		KindNode, KindProxy, KindAuthServer, KindInstance, KindLedgerEntry, KindLock, KindClusterAlert, KindSessionTracker,
+		KindApp, KindAppServer, KindDatabase, KindDatabaseServer, KindWebSession,
 	}
 }
 
@@ -90,6 +91,16 @@ func row(name string) (KindInfo, bool) {
 		return alertKind(), true
 	case KindSessionTracker:
 		return sessionTrackerKind(), true
+	case KindApp:
+		return appKind(), true
+	case KindAppServer:
+		return appServerKind(), true
+	case KindDatabase:
+		return databaseKind(), true
+	case KindDatabaseServer:
+		return databaseServerKind(), true
+	case KindWebSession:
+		return webSessionKind(), true
 	}
 	return KindInfo{}, false
 }

@@ -71,6 +71,7 @@ func TestSecret(t *testing.T) {
 		&typesv1.Token{Kind: types.KindToken, Status: &typesv1.TokenStatus{Verifier: []byte("private")}},
 		&typesv1.Credential{Kind: types.KindCredential, Spec: &typesv1.CredentialSpec{PasswordHash: "private", TotpSecret: "private"}},
 		&typesv1.UserToken{Kind: types.KindUserToken, Spec: &typesv1.UserTokenSpec{User: "u", TokenHash: []byte("private"), TotpSecret: "private"}},
+		&typesv1.WebSession{Kind: types.KindWebSession, Spec: &typesv1.WebSessionSpec{User: "u", TokenHash: []byte("private")}},
 	} {
 		k, _ := types.Kind(r.GetKind())
 		before := proto.Clone(r)
@@ -106,6 +107,18 @@ func minimal(kind string) types.Resource {
 		r.Spec = &typesv1.LockSpec{Target: &typesv1.LockTarget{User: "alice"}}
 	case *typesv1.ClusterAlert:
 		r.Spec = &typesv1.ClusterAlertSpec{Message: "look here"}
+	case *typesv1.App:
+		r.Spec = &typesv1.AppSpec{Uri: "http://localhost:8080"}
+	case *typesv1.AppServer:
+		r.Metadata.Name = types.ServerName("name", "id")
+		r.Spec = &typesv1.AppServerSpec{HostId: "id", Hostname: "host", App: minimal(types.KindApp).(*typesv1.App)}
+	case *typesv1.Database:
+		r.Spec = &typesv1.DatabaseSpec{Protocol: types.ProtocolPostgres, Uri: "localhost:5432"}
+	case *typesv1.DatabaseServer:
+		r.Metadata.Name = types.ServerName("name", "id")
+		r.Spec = &typesv1.DatabaseServerSpec{HostId: "id", Hostname: "host", Database: minimal(types.KindDatabase).(*typesv1.Database)}
+	case *typesv1.WebSession:
+		r.Spec = &typesv1.WebSessionSpec{User: "alice", TokenHash: make([]byte, 32)}
 	case *typesv1.SessionTracker:
 		r.Spec = &typesv1.SessionTrackerSpec{SessionKind: types.KindSSH, State: types.SessionRunning, Hostname: "host", ServerId: "id", Login: "root", Owner: "alice"}
 	}

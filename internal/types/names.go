@@ -221,15 +221,7 @@ func unquote(s string) string {
 // ServerLabels returns the labels that decide access to a server: its own and
 // the results of its command labels. A command cannot replace a label of its own.
 func ServerLabels(s *typesv1.Server) map[string]string {
-	static, commands := s.GetMetadata().GetLabels(), s.GetSpec().GetCmdLabels()
-	out := make(map[string]string, len(static)+len(commands))
-	for k, c := range commands {
-		out[k] = c.GetResult()
-	}
-	for k, v := range static {
-		out[k] = v
-	}
-	return out
+	return withResults(s.GetMetadata().GetLabels(), s.GetSpec().GetCmdLabels())
 }
 
 // internalTraits are the traits that {{internal.x}} may name.

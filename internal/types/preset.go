@@ -25,6 +25,11 @@ func PresetRoles() []*typesv1.Role {
 	access := preset(PresetAccess, "Access cluster resources", &typesv1.RoleConditions{
 		Logins:     []string{"{{internal.logins}}"},
 		NodeLabels: everyLabel(),
+		AppLabels:  everyLabel(),
+		DbLabels:   everyLabel(),
+		DbUsers:    []string{"{{internal.db_users}}"},
+		DbNames:    []string{"{{internal.db_names}}"},
+		DbRoles:    []string{"{{internal.db_roles}}"},
 	})
 	yes := true
 	access.Spec.Options = &typesv1.RoleOptions{ForwardAgent: &yes}
@@ -35,6 +40,7 @@ func PresetRoles() []*typesv1.Role {
 				Resources: []string{
 					KindUser, KindRole, KindToken, KindNode, KindProxy, KindAuthServer, KindInstance,
 					KindCertAuthority, KindEvent, KindSession, KindLock, KindClusterAlert,
+					KindApp, KindAppServer, KindDatabase, KindDatabaseServer,
 				},
 				Verbs: []string{Wildcard},
 			}},
@@ -42,7 +48,7 @@ func PresetRoles() []*typesv1.Role {
 		preset(PresetAuditor, "Review cluster events and sessions", &typesv1.RoleConditions{
 			Rules: []*typesv1.Rule{
 				{Resources: []string{KindEvent, KindSession}, Verbs: reads},
-				{Resources: []string{KindNode, KindLock, KindClusterAlert, KindSessionTracker}, Verbs: reads},
+				{Resources: []string{KindNode, KindApp, KindAppServer, KindDatabase, KindDatabaseServer, KindLock, KindClusterAlert, KindSessionTracker}, Verbs: reads},
 			},
 		}),
 	}

@@ -36,6 +36,11 @@ const (
 	KindLock           = "lock"
 	KindClusterAlert   = "cluster_alert"
 	KindSessionTracker = "session_tracker"
+	KindApp            = "app"
+	KindAppServer      = "app_server"
+	KindDatabase       = "db"
+	KindDatabaseServer = "db_server"
+	KindWebSession     = "web_session"
 	// KindEvent and KindSession are not resources but may be named in role rules.
 	KindEvent   = "event"
 	KindSession = "session"
