@@ -26,6 +26,14 @@ func Check(r *typesv1.Role) error {
 		{"spec.allow.node_labels", allow.labels.broken},
 		{"spec.deny.logins", deny.loginsBroken},
 		{"spec.deny.node_labels", deny.labels.broken},
+		{"spec.allow.app_labels", allow.appLabels.broken},
+		{"spec.allow.db_labels", allow.dbLabels.broken},
+		{"spec.allow.db_users", allow.dbUsers.broken},
+		{"spec.allow.db_names", allow.dbNames.broken},
+		{"spec.deny.app_labels", deny.appLabels.broken},
+		{"spec.deny.db_labels", deny.dbLabels.broken},
+		{"spec.deny.db_users", deny.dbUsers.broken},
+		{"spec.deny.db_names", deny.dbNames.broken},
 	} {
 		if part.err != nil {
 			problems = append(problems, types.Problem{Path: part.path, Text: part.err.Error()})

@@ -58,6 +58,9 @@ type condition struct {
 	labels       selector
 	rules        []rule
 	joins        []joining
+
+	appLabels, dbLabels selector
+	dbUsers, dbNames    names
 }
 
 // NewChecker compiles the subject's roles. A value that cannot be understood
@@ -90,7 +93,11 @@ func NewChecker(s Subject) *Checker {
 }
 
 func compileCondition(rc *typesv1.RoleConditions, traits map[string][]string, deny bool) condition {
-	c := condition{labels: compileSelector(rc.GetNodeLabels(), traits), rules: compileRules(rc.GetRules()), joins: compileJoining(rc.GetJoinSessions())}
+	c := condition{
+		labels: compileSelector(rc.GetNodeLabels(), traits), rules: compileRules(rc.GetRules()), joins: compileJoining(rc.GetJoinSessions()),
+		appLabels: compileSelector(rc.GetAppLabels(), traits), dbLabels: compileSelector(rc.GetDbLabels(), traits),
+		dbUsers: compileNames(rc.GetDbUsers(), traits), dbNames: compileNames(rc.GetDbNames(), traits),
+	}
 	for _, text := range rc.GetLogins() {
 		if deny && text == wildcard {
 			c.everyLogin = true

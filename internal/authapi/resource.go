@@ -109,14 +109,19 @@ func (s *ResourceServer) pack(page []types.Resource, see func(types.Resource) bo
 	return out, bytes, nil
 }
 
+// reached reports whether users see resources of the kind because they may connect there.
+func reached(kind string) bool {
+	return kind == types.KindNode || kind == types.KindAppServer || kind == types.KindDatabaseServer
+}
+
 // visible returns what the caller may see of a kind: what it may do the verb to; of
-// nodes also those that its roles match.
+// what is reached also what its roles match.
 func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(types.Resource) bool, error) {
 	caller := rpc.CallerFrom(ctx)
 	if kind == types.KindSessionTracker && caller.User() != nil {
 		return s.seesSessions(ctx, verb)
 	}
-	if kind != types.KindNode || caller.User() == nil {
+	if !reached(kind) || caller.User() == nil {
 		return s.cfg.some(ctx, kind, verb)
 	}
 	subject, err := s.cfg.Authorizer.Subject(ctx, caller)
@@ -128,8 +133,7 @@ func (s *ResourceServer) visible(ctx context.Context, kind, verb string) (func(t
 		return func(types.Resource) bool { return true }, nil
 	}
 	return func(r types.Resource) bool {
-		server, ok := r.(*typesv1.Server)
-		return ok && (checker.Sees(types.ServerLabels(server)).Allowed || checker.VerbOn(kind, verb, r).Allowed)
+		return checker.SeesResource(r).Allowed || checker.VerbOn(kind, verb, r).Allowed
 	}, nil
 }
 
@@ -142,10 +146,10 @@ func queried(kind, text string, see func(types.Resource) bool) (func(types.Resou
 	return func(r types.Resource) bool { return see(r) && query.Match(r) }, nil
 }
 
-// usable narrows what the caller sees to the nodes that its roles let it connect to.
+// usable narrows what the caller sees to what its roles let it connect to.
 func (s *ResourceServer) usable(ctx context.Context, kind string, see func(types.Resource) bool) (func(types.Resource) bool, error) {
-	if kind != types.KindNode {
-		return nil, fault.Unsupported("usable: only for %s, not for %s", types.KindNode, kind)
+	if !reached(kind) {
+		return nil, fault.Unsupported("usable: only for %s, %s and %s, not for %s", types.KindNode, types.KindAppServer, types.KindDatabaseServer, kind)
 	}
 	subject, err := s.cfg.Authorizer.Subject(ctx, rpc.CallerFrom(ctx))
 	if err != nil {
@@ -153,8 +157,7 @@ func (s *ResourceServer) usable(ctx context.Context, kind string, see func(types
 	}
 	checker := access.NewChecker(subject)
 	return func(r types.Resource) bool {
-		server, ok := r.(*typesv1.Server)
-		return ok && see(r) && checker.Sees(types.ServerLabels(server)).Allowed
+		return see(r) && checker.SeesResource(r).Allowed
 	}, nil
 }
 
