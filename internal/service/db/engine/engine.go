@@ -8,6 +8,7 @@ package engine
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 
 	typesv1 "teleport/api/types/v1"
@@ -22,15 +23,34 @@ type Engine interface {
 	// StartTLS speaks with a native client, one that ends TLS itself, up to the point at
 	// which its ClientHello comes next (for PostgreSQL an SSLRequest, for MySQL the
 	// greeting). What it returns comes back as Session.Started. An engine whose clients
-	// begin with TLS returns nil at once.
+	// begin with TLS returns nil at once. If the client was served without TLS, it
+	// returns ErrDone. Bytes that were read too far are given back by Unread.
 	StartTLS(ctx context.Context, db *typesv1.Database, client net.Conn) (started any, err error)
 	// Serve carries one connection until either side ends it. It calls Authorize before
 	// it connects to the database, and lets nothing that the user sends reach the
 	// database before that. A refusal, and any other error that the user is to know of,
 	// is told to the client in the words of the protocol. The error returned is for the
-	// log; nil if the connection was ended in an orderly way by either side. Serve
-	// returns soon after ctx ends; the service has then closed both connections.
+	// log; nil if the connection was ended in an orderly way by either side.
+	//
+	// Serve returns soon after ctx ends. The service has then closed the connections to
+	// the database, so that reads from them fail; context.Cause(ctx) says why, in words
+	// for the user, and there is a second to tell the client before its connection is
+	// closed as well.
 	Serve(ctx context.Context, s *Session) error
+}
+
+// ErrDone is returned by StartTLS if the client needs nothing more.
+var ErrDone = errors.New("the client was served without TLS")
+
+// Unread gives bytes that StartTLS read too far back to the connection that it was
+// given: they are read next.
+func Unread(client net.Conn, p []byte) error {
+	c, ok := client.(interface{ Unread(p []byte) })
+	if !ok {
+		return errors.New("the connection takes nothing back")
+	}
+	c.Unread(p)
+	return nil
 }
 
 // Session is one connection of a user to a database.
@@ -68,11 +88,19 @@ type Host interface {
 	// Dial connects to the database: TCP to the host and port of the URI; port is used
 	// if the URI has none.
 	Dial(ctx context.Context, port string) (net.Conn, error)
+	// Redial connects to the very address that Dial reached, while a session is open
+	// there: the URI may have several.
+	Redial(ctx context.Context, addr net.Addr) (net.Conn, error)
 	// TLS is how the agent shows itself to the database as dbUser: the client
 	// certificate (common name dbUser) and the verification that the resource asks for.
-	// ServerName is set. The result may be changed.
+	// ServerName is set. The result may be changed. For the dbUser "" there is the
+	// verification alone, without a client certificate.
 	TLS(ctx context.Context, dbUser string) (*tls.Config, error)
 	Audit() Audit
+	// Idle says whether the session could end now without cutting anything short, such
+	// as a transaction. It costs next to nothing and may be called for every message. An
+	// engine that does not know never calls it: then silence is taken for it.
+	Idle(idle bool)
 	// Settings that come of the resource and the process.
 	Limits() Limits
 }
