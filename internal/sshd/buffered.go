@@ -26,6 +26,8 @@ type buffered struct {
 	ahead []byte
 	// greeted is what was sent already and will be written once more.
 	greeted []byte
+	// first looks at what the client offers, until it has; only Read uses it.
+	first *firstOffer
 
 	mu sync.Mutex
 	// changed is signalled when a write below returned.
@@ -56,6 +58,22 @@ const smallRead = 512
 
 // Read reads.
 func (b *buffered) Read(p []byte) (int, error) {
+	n, err := b.read(p)
+	if b.first == nil || n == 0 {
+		return n, err
+	}
+	over, refusal := b.first.see(p[:n])
+	if refusal != nil {
+		b.refuseWeak()
+		return 0, refusal
+	}
+	if over {
+		b.first = nil
+	}
+	return n, err
+}
+
+func (b *buffered) read(p []byte) (int, error) {
 	if len(b.ahead) == 0 && len(p) < smallRead {
 		buf := make([]byte, smallRead)
 		n, err := b.Conn.Read(buf)

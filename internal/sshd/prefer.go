@@ -75,38 +75,58 @@ func (b *buffered) greet(version string, wait time.Duration) ([]byte, error) {
 // a client's greeting: its identification line and its first packet, which must be
 // whole. Anything else gives none.
 func offeredCiphers(greeting []byte) [][]string {
-	_, packet, ok := bytes.Cut(greeting, []byte("\n"))
-	if !ok || len(packet) < 6 {
+	lists, _ := offeredLists(greeting)
+	if lists == nil {
 		return nil
 	}
+	return lists[2:]
+}
+
+// offeredLists returns the first lists of a client's offer: key exchanges, host keys,
+// ciphers one way and the other way. whole says that the first packet is there; it has
+// none if it is no offer. Lines before the identification are passed over: a client may
+// have hoped that its connection can be resumed.
+func offeredLists(greeting []byte) (lists [][]string, whole bool) {
+	packet := greeting
+	for identified := false; !identified; {
+		line, rest, ok := bytes.Cut(packet, []byte("\n"))
+		if !ok {
+			return nil, false
+		}
+		identified, packet = bytes.HasPrefix(line, []byte("SSH-")), rest
+	}
+	if len(packet) < 6 {
+		return nil, false
+	}
 	length := binary.BigEndian.Uint32(packet)
-	if length < 2 || int64(length) > int64(len(packet)-4) {
-		return nil
+	if length < 2 {
+		return nil, true
+	}
+	if int64(length) > int64(len(packet)-4) {
+		return nil, false
 	}
 	padding := uint32(packet[4])
 	if padding+1 > length {
-		return nil
+		return nil, true
 	}
 	payload := packet[5 : 4+length-padding]
 	const msgKexInit, cookie = 20, 16
 	if len(payload) < 1+cookie || payload[0] != msgKexInit {
-		return nil
+		return nil, true
 	}
 	rest := payload[1+cookie:]
-	// Key exchanges, host keys, ciphers one way, ciphers the other way.
-	var lists [][]string
 	for range 4 {
 		if len(rest) < 4 {
-			return nil
+			return nil, true
 		}
 		n := binary.BigEndian.Uint32(rest)
 		if int64(n) > int64(len(rest)-4) {
-			return nil
+			return nil, true
 		}
 		lists = append(lists, strings.Split(string(rest[4:4+n]), ","))
 		rest = rest[4+n:]
 	}
-	return lists[2:]
+	return lists, true
 }
 
 // passGreeted takes the identification that was sent already off p.

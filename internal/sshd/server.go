@@ -231,6 +231,7 @@ func (s *Server) handshake(ctx context.Context, nc *buffered, granted **Login) (
 	for _, k := range s.cfg.HostSigners() {
 		cfg.AddHostKey(k)
 	}
+	nc.first = &firstOffer{}
 	if err := preferGCM(nc, cfg.ServerVersion, &cfg.Config); err != nil {
 		stop()
 		_ = nc.abort()

@@ -1,0 +1,58 @@
+package sshd
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/crypto/ssh"
+
+	"teleport/internal/fault"
+)
+
+// strictKex is what a client says in its first offer if messages that do not belong
+// into the key exchange end it (OpenSSH's PROTOCOL, section 1.10). Without that,
+// somebody on the way can cut off the first messages behind it (CVE-2023-48795).
+const strictKex = "kex-strict-c-v00@openssh.com"
+
+var errNotStrict = fault.Unsupported("the client does not know strict key exchange (%s)", strictKex)
+
+// firstOffer looks at what a client sends until its first packet is there, and refuses
+// one that is no offer of strict key exchange. The library would go on without.
+type firstOffer struct {
+	seen    []byte
+	refused bool
+}
+
+// see takes what was read next and reports whether nothing more is to be looked at.
+func (f *firstOffer) see(p []byte) (over bool, err error) {
+	if f.refused {
+		return false, errNotStrict
+	}
+	f.seen = append(f.seen, p...)
+	lists, whole := offeredLists(f.seen)
+	switch {
+	case !whole && len(f.seen) <= maxGreeting:
+		return false, nil
+	case len(lists) > 0 && slices.Contains(lists[0], strictKex):
+		f.seen = nil
+		return true, nil
+	}
+	f.refused, f.seen = true, nil
+	return false, errNotStrict
+}
+
+// refuseWeak tells the client why it is refused, in a packet of before the key exchange.
+func (b *buffered) refuseWeak() {
+	const keyExchangeFailed = 3
+	payload := append([]byte{1}, ssh.Marshal(struct {
+		Reason         uint32
+		Text, Language string
+	}{keyExchangeFailed, "strict key exchange (" + strictKex + ") is needed: update your SSH client", ""})...)
+	padding := 8 - (5+len(payload))%8
+	if padding < 4 {
+		padding += 8
+	}
+	packet := binary.BigEndian.AppendUint32(nil, uint32(1+len(payload)+padding))
+	packet = append(append(packet, byte(padding)), payload...)
+	_, _ = b.Write(append(packet, make([]byte, padding)...))
+}
