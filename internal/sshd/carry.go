@@ -162,6 +162,7 @@ func (k *carried) fromClient(ctx context.Context, reqs <-chan *ssh.Request) {
 			_ = r.Reply(k.cancel(r), nil)
 		default:
 			_ = r.Reply(false, nil)
+			continue
 		}
 		k.c.touch()
 	}
@@ -432,7 +433,9 @@ func (k *carried) session(ctx context.Context, nc ssh.NewChannel) {
 		v.fromServer(farReqs)
 	})
 	for r := range nearReqs {
-		k.c.touch()
+		if ofUser(r.Type) {
+			k.c.touch()
+		}
 		v.fromClient(ctx, r, &work)
 	}
 	// The client is done; the server may have what came before.

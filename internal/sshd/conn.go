@@ -146,7 +146,9 @@ func (s *Server) serveGlobal(ctx context.Context, c *Conn, reqs <-chan *ssh.Requ
 		case cancelTCP, cancelUnix:
 			_ = r.Reply(c.cancel(r), nil)
 		default:
+			// Programs have names of their own for signs of life: none of them is the user's doing.
 			_ = r.Reply(false, nil)
+			continue
 		}
 		c.touch()
 	}

@@ -186,7 +186,9 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 	}()
 	started := false
 	for r := range reqs {
-		c.touch()
+		if ofUser(r.Type) {
+			c.touch()
+		}
 		if ok := s.start(se, r, &started); ok {
 			// The answer goes first: the client must not see output before it.
 			_ = r.Reply(true, nil)
@@ -199,6 +201,16 @@ func (s *Server) session(ctx context.Context, c *Conn, nc ssh.NewChannel) {
 		}
 		_ = r.Reply(s.prepare(ctx, se, r), nil)
 	}
+}
+
+// ofUser reports whether a request of a session is something that a user does. Programs
+// send others as signs of life.
+func ofUser(request string) bool {
+	switch request {
+	case "shell", "exec", "subsystem", "env", "pty-req", "window-change", "signal", "break", agentRequest, x11Request:
+		return true
+	}
+	return false
 }
 
 // start reports whether r is a valid first shell, exec or subsystem request.

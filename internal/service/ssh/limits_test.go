@@ -132,3 +132,33 @@ func TestExtensions(t *testing.T) {
 	}
 	ok(t, p.ssh(w.login, "true"))
 }
+
+// Signs of life of programs are not the user's doing, whatever they are called.
+func TestIdleTimeoutWithSignsOfLife(t *testing.T) {
+	w := start(t, nil)
+	carol := w.carol(t, func(o *typesv1.RoleOptions) { o.ClientIdleTimeout = "1s" })
+	c := carol.dial(t, w.login)
+	s := session(t, c)
+	if err := s.Start("sleep 60"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(15 * time.Second)
+	for {
+		select {
+		case <-ended:
+			w.events.wait(t, "T3006I", nil)
+			return
+		case <-limit:
+			t.Fatal("signs of life keep the connection open")
+		case <-tick.C:
+			for _, name := range []string{"keepalive@openssh.com", "keepalive@lag.net", "keepalive@libssh2.org", "ping"} {
+				_, _, _ = c.SendRequest(name, false, nil)
+				_, _ = s.SendRequest(name, false, nil)
+			}
+		}
+	}
+}
