@@ -16,11 +16,16 @@ const lookAgain = 50 * time.Millisecond
 // the terminal's foreground get the hang-up signal, and what is left of them after
 // killAfter is killed. Background jobs of an interactive shell that ignore the
 // signal (nohup) have a group of their own and live on, as people expect. It
-// returns when the leader has ended; the leader must not be reaped before.
+// returns when the leader has ended; the leader must not be released before.
 func (p *process) hangUp(ended <-chan struct{}, killAfter time.Duration) {
-	groups := []int{p.pid}
+	p.leader.Abandon()
+	var groups []int
+	id := p.leader.ID()
+	if id > 1 {
+		groups = append(groups, id)
+	}
 	if p.terminal != nil {
-		if fg := p.terminal.foreground(); fg > 1 && fg != p.pid {
+		if fg := p.terminal.foreground(); fg > 1 && fg != id {
 			groups = append(groups, fg)
 		}
 		// The kernel then signals the leader, and the foreground when the leader has
@@ -64,8 +69,12 @@ func (p *process) signalMembers(groups []int, sig unix.Signal) {
 }
 
 // members are the living processes of our session in one of the groups. As long
-// as the leader is not reaped, nobody else can have its session id.
+// as the leader is not released, nobody else can have its session id.
 func (p *process) members(groups []int) []int {
+	id := p.leader.ID()
+	if id <= 1 {
+		return nil
+	}
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
@@ -86,7 +95,7 @@ func (p *process) members(groups []int) []int {
 			continue
 		}
 		group, session, alive := parseStat(string(stat))
-		if !alive || session != p.pid {
+		if !alive || session != id {
 			continue
 		}
 		for _, g := range groups {

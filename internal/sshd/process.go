@@ -2,8 +2,6 @@ package sshd
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -30,6 +28,9 @@ type Command struct {
 	// Started is called with the process id before any byte flows; an error kills
 	// the process. It may be nil.
 	Started func(pid int) error
+	// Start, if not nil, starts the process on the three files in our stead, and then
+	// nothing above is used: who starts it sees to all of that.
+	Start func(files []*os.File) (Leader, error)
 	// Between, if not nil, stands between the terminal and the session: what is read
 	// from it is typed, and what the terminal shows is written to it. Reading has to end
 	// when reading from the session does.
@@ -39,7 +40,8 @@ type Command struct {
 // Run runs the command on the session: on its terminal if the client asked for
 // one (see Terminal), otherwise on pipes. It returns when the process has ended
 // and its output was delivered, or after killing it when ctx ends. A process that
-// cannot be started is an error; the client has been sent nothing then.
+// cannot be started is an error; the client has been sent nothing then, unless Start
+// had something to say.
 func (s *Session) Run(ctx context.Context, c Command) (Exit, error) {
 	t, err := s.Terminal()
 	if err != nil {
@@ -53,12 +55,11 @@ func (s *Session) Run(ctx context.Context, c Command) (Exit, error) {
 
 func (s *Session) runTerminal(ctx context.Context, c Command, t *Terminal) (Exit, error) {
 	files := []*os.File{t.slave, t.slave, t.slave}
-	p, note, err := startProcess(c, files, true)
+	p, note, err := begin(c, files, t)
 	t.closeSlave()
 	if err != nil {
 		return Exit{}, err
 	}
-	p.terminal = t
 	if err := s.adopt(p, c); err != nil {
 		return Exit{}, err
 	}
@@ -73,13 +74,13 @@ func (s *Session) runTerminal(ctx context.Context, c Command, t *Terminal) (Exit
 	out := newOutput(t.master, client, terminalDrain)
 	var outputs sync.WaitGroup
 	outputs.Go(out.copy)
-	exit := p.wait(ctx, s.cfg.KillAfter, func() {
+	exit, err := p.wait(ctx, s.cfg.KillAfter, func() {
 		out.processEnded()
 		outputs.Wait()
 	})
 	t.close()
 	outputs.Wait()
-	return exit, nil
+	return exit, err
 }
 
 // terminalDrain is how long a terminal whose shell has ended is read from if a
@@ -92,7 +93,7 @@ func (s *Session) runPipes(ctx context.Context, c Command) (Exit, error) {
 	if err := ends.open(); err != nil {
 		return Exit{}, err
 	}
-	p, note, err := startProcess(c, ends.child[:], false)
+	p, note, err := begin(c, ends.child[:], nil)
 	ends.closeChild()
 	if err != nil {
 		return Exit{}, err
@@ -114,14 +115,14 @@ func (s *Session) runPipes(ctx context.Context, c Command) (Exit, error) {
 	var outputs sync.WaitGroup
 	outputs.Go(stdout.copy)
 	outputs.Go(stderr.copy)
-	exit := p.wait(ctx, s.cfg.KillAfter, func() {
+	exit, err := p.wait(ctx, s.cfg.KillAfter, func() {
 		stdout.processEnded()
 		stderr.processEnded()
 		outputs.Wait()
 	})
 	ends.close()
 	outputs.Wait()
-	return exit, nil
+	return exit, err
 }
 
 // discard drops what is written to it.
@@ -131,10 +132,10 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // adopt makes p the session's process, once its starter finds it in order.
 func (s *Session) adopt(p *process, c Command) error {
-	if c.Started != nil {
-		if err := c.Started(p.pid); err != nil {
+	if c.Started != nil && c.Start == nil {
+		if err := c.Started(p.leader.ID()); err != nil {
 			_ = p.signal(unix.SIGKILL)
-			p.reap()
+			_, _ = p.leader.Release()
 			return err
 		}
 	}
@@ -149,71 +150,42 @@ func (s *Session) adopt(p *process, c Command) error {
 	return nil
 }
 
-// process is a running session leader.
+// process is what runs in a session.
 type process struct {
-	pid      int
-	proc     *os.Process
-	exited   *os.File // pidfd, or nil
+	leader   Leader
 	terminal *Terminal
-
-	mu sync.Mutex
-	// reaped is set before the process id may belong to somebody else.
-	reaped bool
-	state  *os.ProcessState
-	err    error
 }
 
-// startProcess starts c as the leader of a new session. The note tells the user
-// about a directory that could not be entered.
-func startProcess(c Command, files []*os.File, terminal bool) (*process, string, error) {
-	pidfd := -1
-	attr := &os.ProcAttr{Dir: c.Dir, Env: c.Env, Files: files, Sys: &syscall.SysProcAttr{
-		Credential: c.Credential, Setsid: true, Setctty: terminal, Ctty: 0, PidFD: &pidfd,
-	}}
-	note := ""
-	proc, err := os.StartProcess(c.Path, c.Args, attr)
-	if err != nil && c.Dir != "/" {
-		attr.Dir = "/"
-		if again, errAgain := os.StartProcess(c.Path, c.Args, attr); errAgain == nil {
-			note = fmt.Sprintf("Could not change directory to %s: starting in /", printable(c.Dir))
-			proc, err = again, nil
+// begin starts the process of a session, on a terminal if t is not nil. The note tells
+// the user about a directory that could not be entered.
+func begin(c Command, files []*os.File, t *Terminal) (*process, string, error) {
+	if c.Start != nil {
+		l, err := c.Start(files)
+		if err != nil {
+			return nil, "", err
 		}
+		return &process{l, t}, "", nil
 	}
+	l, note, err := startChild(c, files, t != nil)
 	if err != nil {
-		return nil, "", fmt.Errorf("start %q: %w", c.Path, err)
+		return nil, "", err
 	}
-	p := &process{pid: proc.Pid, proc: proc}
-	if pidfd >= 0 && unix.SetNonblock(pidfd, true) == nil {
-		p.exited = os.NewFile(uintptr(pidfd), "pidfd")
-	}
-	return p, note, nil
+	return &process{l, t}, note, nil
 }
 
 // signal sends sig to the process group of the leader.
-func (p *process) signal(sig unix.Signal) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.reaped {
-		return os.ErrProcessDone
-	}
-	return unix.Kill(-p.pid, sig)
-}
+func (p *process) signal(sig unix.Signal) error { return p.leader.Signal(sig) }
 
 // wait returns how the process ended. When it ended by itself, delivered is called
 // to wait for the output. When ctx ends first, the process and what it started in
 // its group get the hang-up signal, and are killed if they outlive killAfter.
-func (p *process) wait(ctx context.Context, killAfter time.Duration, delivered func()) Exit {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		p.awaitExit()
-	}()
+func (p *process) wait(ctx context.Context, killAfter time.Duration, delivered func()) (Exit, error) {
+	ended := p.leader.Ended()
 	select {
 	case <-ended:
 	case <-ctx.Done():
 		p.hangUp(ended, killAfter)
-		p.reap()
-		return p.exit()
+		return p.leader.Release()
 	}
 	outDone := make(chan struct{})
 	go func() {
@@ -224,57 +196,7 @@ func (p *process) wait(ctx context.Context, killAfter time.Duration, delivered f
 	case <-outDone:
 	case <-ctx.Done():
 	}
-	p.reap()
-	return p.exit()
-}
-
-// awaitExit returns when the process has ended. It does not reap it, so that its
-// id stays its own. With a pidfd no thread is kept waiting.
-func (p *process) awaitExit() {
-	if p.exited != nil {
-		rc, err := p.exited.SyscallConn()
-		if err == nil {
-			err = rc.Read(func(fd uintptr) bool {
-				polled := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-				n, err := unix.Poll(polled, 0)
-				return err == nil && n > 0
-			})
-		}
-		if err == nil {
-			return
-		}
-	}
-	for {
-		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
-}
-
-// reap collects the process.
-func (p *process) reap() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.reaped {
-		return
-	}
-	p.reaped = true
-	p.state, p.err = p.proc.Wait()
-	if p.exited != nil {
-		_ = p.exited.Close()
-	}
-}
-
-func (p *process) exit() Exit {
-	if p.err != nil || p.state == nil {
-		return Exit{Code: 255}
-	}
-	ws, ok := p.state.Sys().(syscall.WaitStatus)
-	if !ok || !ws.Signaled() {
-		return Exit{Code: p.state.ExitCode()}
-	}
-	return Exit{Code: 128 + int(ws.Signal()), Signal: signalName(ws.Signal()), Core: ws.CoreDump()}
+	return p.leader.Release()
 }
 
 // output copies what a process writes to the client.
