@@ -97,6 +97,14 @@ func (s *Service) lockedOut() error {
 	return s.lockedHost(s.cfg.Holder.HostID())
 }
 
+// lockedOutText is why lockedOut refuses, or "".
+func (s *Service) lockedOutText() string {
+	if err := s.lockedOut(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // lockedHost refuses a host that is locked.
 func (s *Service) lockedHost(hostID string) error {
 	locks := s.cfg.Cache.Locks()
@@ -146,7 +154,7 @@ func (s *Service) end(ctx context.Context, one *passage, reason error) {
 // EnforceLocks returns when nothing that a lock forbids goes through this Proxy any
 // more: no user, no tunnel.
 func (s *Service) EnforceLocks(ctx context.Context) error {
-	for s.servers.enforceLocks(ctx)+s.condemn(ctx) > 0 || s.tunnels.Refused() > 0 {
+	for s.servers.visits.CloseLocked(ctx)+s.condemn(ctx) > 0 || s.tunnels.Refused() > 0 {
 		select {
 		case <-time.After(lookAgain):
 		case <-ctx.Done():

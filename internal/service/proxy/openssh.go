@@ -17,6 +17,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/keys"
 	"teleport/internal/mux"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 	"teleport/internal/types"
 )
@@ -36,16 +37,11 @@ const (
 // allowed over a connection of its own, which it logs in to with a certificate that
 // Auth signs for each login.
 type servers struct {
-	s        *Service
-	api      opensshv1.OpenSSHServiceClient
-	pending  *mux.Gate
-	refusals *refusalLog
-	counts   visitCounts
-
-	mu     sync.Mutex
-	visits map[*visit]struct{}
-	// more has a value when a visit was added.
-	more chan struct{}
+	s       *Service
+	api     opensshv1.OpenSSHServiceClient
+	pending *mux.Gate
+	guard   *sshaccess.Guard
+	visits  *sshaccess.Registry[*visit]
 
 	answersMu sync.Mutex
 	key       crypto.Signer
@@ -64,9 +60,13 @@ func newServers(s *Service) (*servers, error) {
 	if err != nil {
 		return nil, err
 	}
+	guard := sshaccess.New(sshaccess.Config{
+		Trust: s.cfg.Holder.Trust, Cache: s.cfg.Cache, Emit: s.cfg.Emit, Log: s.cfg.Log, Now: time.Now,
+		Here: "this Proxy", LockedOut: s.lockedOutText, Refused: s.metrics.failed.Inc,
+	})
 	return &servers{
-		s: s, api: opensshv1.NewOpenSSHServiceClient(s.cfg.AuthConn), pending: sshd.NewPending(maxPendingVisits), refusals: newRefusalLog(),
-		visits: map[*visit]struct{}{}, more: make(chan struct{}, 1), key: key, answers: map[string]*standIn{},
+		s: s, api: opensshv1.NewOpenSSHServiceClient(s.cfg.AuthConn), pending: sshd.NewPending(maxPendingVisits),
+		guard: guard, visits: sshaccess.NewRegistry[*visit](guard), key: key, answers: map[string]*standIn{},
 	}, nil
 }
 
@@ -130,10 +130,14 @@ func needsAuth(err error) error {
 
 // serve answers a user in the place of a server, and returns when the connection is over.
 func (o *servers) serve(ctx context.Context, conn net.Conn, node *typesv1.Server) {
-	v := &visit{o: o, id: node.GetMetadata().GetName(), hostname: node.GetSpec().GetHostname(), log: o.s.cfg.Log.With("server_id", node.GetMetadata().GetName())}
+	id := node.GetMetadata().GetName()
+	v := &visit{o: o, log: o.s.cfg.Log.With("server_id", id), place: sshaccess.Place{
+		ID: id, Hostname: node.GetSpec().GetHostname(),
+		Own: map[string]any{"server_sub_kind": types.SubKindOpenSSH, "proxy_id": o.s.cfg.Holder.HostID()},
+	}}
 	server, err := sshd.New(sshd.Config{
 		HostSigners:  func() []ssh.Signer { return v.signers(ctx) },
-		Authenticate: v.authenticate,
+		Authenticate: o.guard.Authenticate,
 		Authorize:    v.authorize,
 		Connected:    v.connected,
 		Carrier: &sshd.Carrier{
@@ -159,30 +163,4 @@ func (o *servers) node(id string) (*typesv1.Server, bool) {
 		return nil, false
 	}
 	return n, true
-}
-
-func (o *servers) add(v *visit) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.visits[v] = struct{}{}
-	select {
-	case o.more <- struct{}{}:
-	default:
-	}
-}
-
-func (o *servers) remove(v *visit) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.visits, v)
-}
-
-func (o *servers) list() []*visit {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	out := make([]*visit, 0, len(o.visits))
-	for v := range o.visits {
-		out = append(out, v)
-	}
-	return out
 }

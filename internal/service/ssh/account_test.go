@@ -151,27 +151,6 @@ func TestAcceptEnv(t *testing.T) {
 	}
 }
 
-func TestParseSCP(t *testing.T) {
-	tests := []struct {
-		command, path string
-		upload, ok    bool
-	}{
-		{"scp -t /tmp/x", "/tmp/x", true, true},
-		{"scp -v -r -p -f /etc/hosts", "/etc/hosts", false, true},
-		{"/usr/bin/scp -rt -- a b", "a b", true, true},
-		{"scp", "", false, false},
-		{"scp a b:", "a b:", false, false},
-		{"scpx -t /", "", false, false},
-		{"echo scp -t x", "", false, false},
-	}
-	for _, tt := range tests {
-		path, upload, ok := parseSCP(tt.command)
-		if ok != tt.ok || (ok && (path != tt.path || upload != tt.upload)) {
-			t.Errorf("parseSCP(%q) = %q, %t, %t, want %q, %t, %t", tt.command, path, upload, ok, tt.path, tt.upload, tt.ok)
-		}
-	}
-}
-
 func FuzzAccountLines(f *testing.F) {
 	f.Add("root:x:0:0::/root:/bin/bash", "root")
 	f.Add("users:x:100:bob,ann", "ann")
@@ -183,7 +162,6 @@ func FuzzAccountLines(f *testing.F) {
 			t.Errorf("parseGroup(%q) gave the id that means no change", line)
 		}
 		_ = checkStatus(line, &syscall.Credential{})
-		_, _, _ = parseSCP(line)
 	})
 }
 

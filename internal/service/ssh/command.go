@@ -65,7 +65,10 @@ func (s *Service) environment(se *sshd.Session, id *identity.Identity, a *accoun
 // hostPort splits an address; what it has not is "UNKNOWN" and 0, as with other
 // servers.
 func hostPort(a net.Addr) (host, port string) {
-	host, port, err := net.SplitHostPort(addrText(a))
+	if a == nil {
+		return "UNKNOWN", "0"
+	}
+	host, port, err := net.SplitHostPort(a.String())
 	if err != nil || host == "" || strings.ContainsAny(host+port, " \n") {
 		return "UNKNOWN", "0"
 	}

@@ -16,6 +16,7 @@ import (
 
 	"teleport/internal/audit"
 	"teleport/internal/fault"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 )
 
@@ -36,7 +37,7 @@ const (
 func (s *Service) displayFor(ctx context.Context, se *sshd.Session, r sshd.X11) (net.Listener, []string, error) {
 	c := se.Conn()
 	about := map[string]any{"sid": se.ID()}
-	g, err := s.permit(ctx, c, displays(), about)
+	g, err := s.permit(ctx, c, sshaccess.Displays(), about)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -53,7 +54,7 @@ func (s *Service) displayFor(ctx context.Context, se *sshd.Session, r sshd.X11) 
 	about["success"], about["display"] = true, number
 	if err := s.cfg.Emit(ctx, audit.New(audit.X11Forward, s.fields(c, g.id, about))); err != nil {
 		_ = d.Close() //nolint:contextcheck // the cookie goes away however the session ended
-		return nil, nil, errUnrecorded()
+		return nil, nil, sshaccess.ErrUnrecorded()
 	}
 	return d, []string{fmt.Sprintf("DISPLAY=localhost:%d.%d", number, r.Screen)}, nil
 }

@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"net"
 
-	auditv1 "teleport/api/audit/v1"
 	"teleport/internal/audit"
 	"teleport/internal/fault"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 )
-
-// maxTargets bounds the different ends that one connection forwards to.
-const maxTargets = 10000
 
 // forwarding is what clients may do beyond sessions.
 func (s *Service) forwarding() sshd.Forwarding {
@@ -21,15 +18,15 @@ func (s *Service) forwarding() sshd.Forwarding {
 
 // dialFor connects to where a client wants to go from here.
 func (s *Service) dialFor(ctx context.Context, c *sshd.Conn, to sshd.Target, origin string) (net.Conn, error) {
-	about := map[string]any{"addr": to.String(), "direction": "local"}
-	g, err := s.permit(ctx, c, localPorts(), about)
+	about := map[string]any{"addr": to.String(), "direction": sshaccess.DirectionLocal}
+	g, err := s.permit(ctx, c, sshaccess.LocalPorts(), about)
 	if err != nil {
 		return nil, err
 	}
 	if origin != "" {
 		about["origin"] = origin
 	}
-	if err := s.noteUse(ctx, c, g, use{"local", to.String()}, about); err != nil {
+	if err := s.noteUse(ctx, c, sshaccess.DirectionLocal, to.String(), about); err != nil {
 		return nil, err
 	}
 	return dialTarget(ctx, g.cred, to)
@@ -37,8 +34,8 @@ func (s *Service) dialFor(ctx context.Context, c *sshd.Conn, to sshd.Target, ori
 
 // listenFor opens a listener that leads to the client.
 func (s *Service) listenFor(ctx context.Context, c *sshd.Conn, at sshd.Target) (net.Listener, error) {
-	about := map[string]any{"addr": at.String(), "direction": "remote"}
-	g, err := s.permit(ctx, c, remotePorts(), about)
+	about := map[string]any{"addr": at.String(), "direction": sshaccess.DirectionRemote}
+	g, err := s.permit(ctx, c, sshaccess.RemotePorts(), about)
 	if err != nil {
 		return nil, err
 	}
@@ -51,83 +48,34 @@ func (s *Service) listenFor(ctx context.Context, c *sshd.Conn, at sshd.Target) (
 		at.Port = uint16(tcp.Port)
 		about["addr"] = at.String()
 	}
-	if err := s.noteUse(ctx, c, g, use{"remote", at.String()}, about); err != nil {
+	if err := s.noteUse(ctx, c, sshaccess.DirectionRemote, at.String(), about); err != nil {
 		_ = ln.Close()
 		return nil, err
 	}
 	return ln, nil
 }
 
-// use is one way in which a connection forwards.
-type use struct{ direction, addr string }
-
-// traffic is what went that way.
-type traffic struct{ connections, received, sent int64 }
-
-// noteUse records the first use of a way. Further ones are counted, and the count is
-// recorded when the connection ends: a browser behind ssh -D must not fill the log.
-func (s *Service) noteUse(ctx context.Context, c *sshd.Conn, g *guest, u use, about map[string]any) error {
-	conn := s.live.find(c)
-	if conn == nil {
+// noteUse records the first use of a way to forward.
+func (s *Service) noteUse(ctx context.Context, c *sshd.Conn, direction, addr string, about map[string]any) error {
+	own, ok := s.live.Find(c)
+	if !ok {
 		return fault.Unreachable("the connection is closing")
 	}
-	conn.mu.Lock()
-	defer conn.mu.Unlock()
-	if conn.uses[u] != nil {
-		return nil
-	}
-	if len(conn.uses) >= maxTargets {
-		return fault.Limit("this connection has forwarded to %d different places: connect again", maxTargets)
-	}
-	about["success"] = true
-	if err := s.cfg.Emit(ctx, audit.New(audit.PortForward, s.fields(c, g.id, about))); err != nil {
-		s.cfg.Log.ErrorContext(ctx, "forward refused: it cannot be recorded", "error", err, "user", g.id.User.Name)
-		return errUnrecorded()
-	}
-	if conn.uses == nil {
-		conn.uses = map[use]*traffic{}
-	}
-	conn.uses[u] = &traffic{}
-	return nil
+	return own.NoteUse(ctx, direction, addr, about)
 }
 
 // forwarded counts a forwarded connection that is over.
 func (s *Service) forwarded(c *sshd.Conn, f sshd.Forwarded) {
-	conn := s.live.find(c)
-	if conn == nil {
-		return
+	if own, ok := s.live.Find(c); ok {
+		own.Forwarded(f)
 	}
-	direction := "remote"
-	if f.Channel == "direct-tcpip" || f.Channel == "direct-streamlocal@openssh.com" {
-		direction = "local"
-	}
-	conn.mu.Lock()
-	defer conn.mu.Unlock()
-	if t := conn.uses[use{direction, f.To.String()}]; t != nil {
-		t.connections++
-		t.received += f.Received
-		t.sent += f.Sent
-	}
-}
-
-// stops returns an event for each way, with what went there.
-func (c *connection) stops() []*auditv1.Event {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]*auditv1.Event, 0, len(c.uses))
-	for u, t := range c.uses {
-		out = append(out, audit.New(audit.PortForwardStop, c.s.fields(c.ssh, c.id, map[string]any{
-			"addr": u.addr, "direction": u.direction, "connections": t.connections, "rx": t.received, "tx": t.sent,
-		})))
-	}
-	return out
 }
 
 // agentFor opens the socket to the client's agent.
 func (s *Service) agentFor(ctx context.Context, se *sshd.Session) (net.Listener, []string, error) {
 	c := se.Conn()
 	about := map[string]any{"sid": se.ID()}
-	g, err := s.permit(ctx, c, agents(), about)
+	g, err := s.permit(ctx, c, sshaccess.Agents(), about)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -138,7 +86,7 @@ func (s *Service) agentFor(ctx context.Context, se *sshd.Session) (net.Listener,
 	about["success"] = true
 	if err := s.cfg.Emit(ctx, audit.New(audit.AgentForward, s.fields(c, g.id, about))); err != nil {
 		_ = ln.Close()
-		return nil, nil, errUnrecorded()
+		return nil, nil, sshaccess.ErrUnrecorded()
 	}
 	return ln, []string{"SSH_AUTH_SOCK=" + ln.path}, nil
 }

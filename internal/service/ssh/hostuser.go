@@ -329,8 +329,8 @@ func (c *connection) ensureUser(ctx context.Context) error {
 	if c.giveUp != nil {
 		return nil
 	}
-	want := access.HostUserOf(c.s.subject(c.id), c.s.labelMap())
-	giveUp, err := c.s.users.hold(ctx, c.login(), want, c.id.User.Traits)
+	want := access.HostUserOf(c.s.subject(c.ID), c.s.labelMap())
+	giveUp, err := c.s.users.hold(ctx, c.Login(), want, c.ID.User.Traits)
 	c.giveUp = giveUp
 	return err
 }

@@ -1,7 +1,7 @@
 package ssh
 
 // Open returns how many connections of users are open, those that have logged in.
-func (s *Service) Open() int { return s.live.count() }
+func (s *Service) Open() int { return s.live.Count() }
 
 // Drain takes no new direct connections from now on; those that are open go on.
 func (s *Service) Drain() {
@@ -9,11 +9,4 @@ func (s *Service) Drain() {
 	if s.cfg.Listener != nil {
 		_ = s.cfg.Listener.Close()
 	}
-}
-
-// count returns how many connections are open now.
-func (r *registry) count() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.conns)
 }

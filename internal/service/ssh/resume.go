@@ -13,6 +13,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/mux"
 	"teleport/internal/resume"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 )
 
@@ -83,13 +84,13 @@ func (s *Service) serveConn(ctx context.Context, nc net.Conn) {
 
 // keep has the connection outlive what it comes over, if the client can resume it.
 func (s *Service) keep(ctx context.Context, c *connection) {
-	conn, ok := c.ssh.NetConn().(*resume.Conn)
+	conn, ok := c.SSH.NetConn().(*resume.Conn)
 	if !ok {
 		return
 	}
 	// What ends the connection ends with it, and with its context.
 	//nolint:contextcheck // the connection outlives the call, and ends by Close
-	conn.Keep(resume.Policy{User: c.id.User.Name, Check: func(from net.Addr) error { return s.mayResume(ctx, c, from) }})
+	conn.Keep(resume.Policy{User: c.ID.User.Name, Check: func(from net.Addr) error { return s.mayResume(ctx, c, from) }})
 }
 
 // mayResume decides whether a connection that lost its client goes on for one at the
@@ -97,22 +98,22 @@ func (s *Service) keep(ctx context.Context, c *connection) {
 // ends it only if a role says so. But what would be closed is, and who may not log in
 // here any more, or not from there, does not come back.
 func (s *Service) mayResume(ctx context.Context, c *connection, from net.Addr) error {
-	reason := s.locked(c.id, c.login())
+	reason := c.Locked()
 	if reason == "" {
-		reason, _ = s.due(c)
+		reason, _ = c.Due()
 	}
 	if reason != "" {
 		go c.Close(ctx, reason)
-		return fault.Denied("connection of %s not resumed: %s", c.id.User.Name, reason)
+		return fault.Denied("connection of %s not resumed: %s", c.ID.User.Name, reason)
 	}
-	if err := c.id.CheckSource(from); err != nil {
+	if err := c.ID.CheckSource(from); err != nil {
 		return err
 	}
-	if list := c.ssh.Login().CriticalOptions[sourceAddress]; list != "" && !listed(list, from) {
-		return fault.Denied("connection of %s not resumed: the certificate may not be used from %s", c.id.User.Name, from)
+	if list := c.SSH.Login().CriticalOptions[sshaccess.SourceAddress]; list != "" && !listed(list, from) {
+		return fault.Denied("connection of %s not resumed: the certificate may not be used from %s", c.ID.User.Name, from)
 	}
-	if d := s.stays(c.id, c.login()); !d.Allowed {
-		return fault.Denied("connection of %s not resumed: %s", c.id.User.Name, d.Reason)
+	if d := s.stays(c.ID, c.Login()); !d.Allowed {
+		return fault.Denied("connection of %s not resumed: %s", c.ID.User.Name, d.Reason)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"teleport/internal/cache"
 	"teleport/internal/fault"
 	"teleport/internal/mux"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 	"teleport/internal/state"
 	"teleport/internal/types"
@@ -71,11 +72,10 @@ type Service struct {
 	hosts    hostFiles
 	book     *loginBook
 	metrics  *metrics
-	refusals *refusals
-	live     *registry
+	guard    *sshaccess.Guard
+	live     *sshaccess.Registry[*connection]
 	arrivals *arrivals
 	draining atomic.Bool
-	counts   counts
 	parties  parties
 	users    *hostUsers
 
@@ -105,15 +105,20 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, refusals: newRefusals(cfg.Now), cancels: map[int]context.CancelFunc{}, live: newRegistry(), users: newHostUsers(systemFiles(), cfg.Log)}
+	s := &Service{cfg: cfg, labels: l, hosts: systemFiles(), book: systemBook(), metrics: m, cancels: map[int]context.CancelFunc{}, users: newHostUsers(systemFiles(), cfg.Log)}
+	s.guard = sshaccess.New(sshaccess.Config{
+		Trust: cfg.Holder.Trust, Cache: cfg.Cache, Emit: cfg.Emit, Log: cfg.Log, Now: cfg.Now,
+		Here: "this host", LockedOut: cfg.Cache.LockedOut, Refused: m.rejected.Inc,
+	})
+	s.live = sshaccess.NewRegistry[*connection](s.guard)
 	s.server, err = sshd.New(sshd.Config{
 		HostSigners:  s.hostSigners,
-		Authenticate: s.authenticate,
+		Authenticate: s.guard.Authenticate,
 		Authorize:    s.authorize,
 		Connected:    s.connected,
 		Session:      s.session,
 		Forwarding:   s.forwarding(),
-		Subsystems:   []string{subsystemSFTP, subsystemJoin},
+		Subsystems:   []string{sshaccess.SubsystemSFTP, subsystemJoin},
 		AcceptEnv:    acceptEnv,
 		Version:      software,
 		KillAfter:    killAfter,
@@ -148,9 +153,9 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	defer work.Wait()
 	defer cancel()
 	work.Go(func() { s.labels.run(ctx, func() { s.cfg.Announce(s.self()) }) })
-	work.Go(func() { s.reportRefusals(ctx) })
-	work.Go(func() { s.followLocks(ctx) })
-	work.Go(func() { s.enforceLimits(ctx) })
+	work.Go(func() { s.guard.ReportRefusals(ctx) })
+	work.Go(func() { s.live.FollowLocks(ctx) })
+	work.Go(func() { s.live.EnforceLimits(ctx, (*connection).Due) })
 	if s.cfg.Siblings != "" {
 		work.Go(func() { s.serveSiblings(ctx) })
 	}

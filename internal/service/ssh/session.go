@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -17,13 +16,12 @@ import (
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 )
 
 // exitRefused is the exit status of a session that did not start.
 const exitRefused = 254
-
-const subsystemSFTP = "sftp"
 
 // session runs what the client asked for, between the events that record it.
 func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
@@ -37,28 +35,23 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 	r := s.newRecord(se, id)
 	a, cred, err := s.admit(ctx, se.Conn(), id)
 	if err != nil {
-		s.metrics.rejected.Inc()
 		return s.say(se, s.reject(ctx, r, err))
 	}
 	if err := s.mayBeAlone(ctx, r); err != nil {
 		return s.say(se, err)
 	}
-	if err := s.mayCopy(ctx, r); err != nil {
+	err = r.MayCopy(ctx, func(p sshaccess.Privilege) (text, reason string) { return s.mayNot(se.Conn(), id, p) })
+	if err != nil {
 		return s.say(se, err)
 	}
-	if err := r.start(ctx); err != nil {
-		s.cfg.Log.ErrorContext(ctx, "session refused: it cannot be recorded", "error", err, "user", id.User.Name)
-		return s.say(se, fault.Unreachable("session refused: the audit log cannot take it, tell an administrator"))
+	if err := r.Start(ctx, s.labelMap()); err != nil {
+		return s.say(se, err)
 	}
 	s.metrics.started.WithLabelValues(string(se.Kind())).Inc()
 	s.metrics.active.Inc()
 	defer s.metrics.active.Dec()
 	exit := sshd.Exit{Code: exitRefused}
-	se.OnResize(func(size sshd.Size) { r.resized(ctx, size) })
-	defer func() {
-		se.OnResize(nil)
-		r.end(ctx, exit, err)
-	}()
+	defer func() { r.end(ctx, exit, err) }()
 	if se.Kind() == sshd.KindSubsystem {
 		exit, err = s.sftp(ctx, r, a, cred)
 	} else {
@@ -68,41 +61,6 @@ func (s *Service) session(ctx context.Context, se *sshd.Session) sshd.Exit {
 		exit = s.say(se, err)
 	}
 	return exit
-}
-
-// mayCopy refuses sessions that are there to copy files, to those who may not. Who
-// has a shell finds other ways: it keeps the usual programs from doing it.
-func (s *Service) mayCopy(ctx context.Context, r *record) error {
-	file, upload, scp := parseSCP(r.se.Command())
-	if r.se.Kind() == sshd.KindShell || r.se.Kind() == sshd.KindExec && !scp && !copiesFiles(r.se.Command()) {
-		return nil
-	}
-	p := fileCopies()
-	text, reason := s.mayNot(r.se.Conn(), r.id, p)
-	if text == "" {
-		return nil
-	}
-	s.metrics.rejected.Inc()
-	more := map[string]any{"success": false, "error": text, "reason": reason, "command": r.se.Command()}
-	if scp {
-		more["path"], more["action"] = file, map[bool]string{true: "upload", false: "download"}[upload]
-	}
-	return s.refuse(ctx, r.event(p.refused, more), r.id, text, reason)
-}
-
-// copiesFiles recognises the server ends of programs other than scp.
-func copiesFiles(command string) bool {
-	f := strings.Fields(command)
-	if len(f) == 0 {
-		return false
-	}
-	switch path.Base(f[0]) {
-	case "rsync":
-		return slices.Contains(f[1:], "--server")
-	case "sftp-server":
-		return true
-	}
-	return false
 }
 
 // deniedError keeps the reason from the user.
@@ -119,9 +77,9 @@ func (e *deniedError) Unwrap() error { return fault.ErrDenied }
 func (s *Service) admit(ctx context.Context, c *sshd.Conn, id *identity.Identity) (*account, *syscall.Credential, error) {
 	login := c.User()
 	if d := s.decide(id, login); !d.Allowed {
-		return nil, nil, &deniedError{text: s.told(login, d), reason: fmt.Sprintf("%s (role %q, rule %q)", d.Reason, d.Role, d.Rule)}
+		return nil, nil, &deniedError{text: s.told(login, d), reason: sshaccess.ReasonOf(d)}
 	}
-	if own := s.live.find(c); own != nil {
+	if own, ok := s.live.Find(c); ok {
 		if err := own.ensureUser(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -147,8 +105,8 @@ func (s *Service) reject(ctx context.Context, r *record, err error) error {
 	if errors.As(err, &hidden) {
 		reason = hidden.reason
 	}
-	e := r.event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
-	return s.refuse(ctx, e, r.id, err.Error(), reason)
+	e := r.Event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
+	return s.refuse(ctx, e, r.ID, err.Error(), reason)
 }
 
 // say tells the user on the error output.
@@ -173,7 +131,7 @@ func clean(s string) string {
 
 // shell runs the user's shell, alone or with a command.
 func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscall.Credential) (sshd.Exit, error) {
-	se := r.se
+	se := r.Session
 	t, err := se.Terminal()
 	if err != nil {
 		return sshd.Exit{}, err
@@ -206,7 +164,7 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 	exit, err := se.Run(ctx, sshd.Command{
 		Path:       a.shell,
 		Args:       arguments(se, a),
-		Env:        s.environment(se, r.id, a, tty),
+		Env:        s.environment(se, r.ID, a, tty),
 		Dir:        a.home,
 		Credential: cred,
 		Between:    company,
@@ -261,25 +219,4 @@ func mayTransfer(a *account) error {
 		return fault.Denied("the shell of user %q on this host, %s, cannot be run: %w", a.name, a.shell, err)
 	}
 	return nil
-}
-
-// parseSCP recognises the server end of the old scp protocol and returns its path
-// and direction.
-func parseSCP(command string) (file string, upload, ok bool) {
-	f := strings.Fields(command)
-	if len(f) < 2 || path.Base(f[0]) != "scp" {
-		return "", false, false
-	}
-	for i, arg := range f[1:] {
-		if arg == "--" || !strings.HasPrefix(arg, "-") {
-			return strings.TrimPrefix(strings.Join(f[i+1:], " "), "-- "), upload, ok
-		}
-		switch {
-		case strings.Contains(arg, "t"):
-			upload, ok = true, true
-		case strings.Contains(arg, "f"):
-			upload, ok = false, true
-		}
-	}
-	return "", upload, ok
 }

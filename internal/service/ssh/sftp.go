@@ -35,11 +35,11 @@ func (s *Service) sftp(ctx context.Context, r *record, a *account, cred *syscall
 	if info, err := h.files.stat(a.home, true); err != nil || !info.IsDir() {
 		h.home = "/"
 	}
-	server := sftp.NewRequestServer(r.se, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithStartDirectory(h.home))
+	server := sftp.NewRequestServer(r.Session, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h}, sftp.WithStartDirectory(h.home))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if err := server.Serve(); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
-		s.cfg.Log.InfoContext(ctx, "sftp session ended early", "error", err, "sid", r.se.ID())
+		s.cfg.Log.InfoContext(ctx, "sftp session ended early", "error", err, "sid", r.Session.ID())
 		return sshd.Exit{Code: 1}, nil
 	}
 	return sshd.Exit{}, nil

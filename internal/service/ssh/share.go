@@ -160,9 +160,9 @@ func (s *Service) sessionsChanged() {
 // when the company ends the session.
 func (s *Service) gather(ctx context.Context, r *record, t *sshd.Terminal) (*party, context.Context) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	owner := s.subject(r.id)
+	owner := s.subject(r.ID)
 	p := &party{
-		s: s, r: r, se: r.se, cancel: cancel, needs: access.RequirementsOf(owner, types.KindSSH), state: types.SessionRunning, terminal: t,
+		s: s, r: r, se: r.Session, cancel: cancel, needs: access.RequirementsOf(owner, types.KindSSH), state: types.SessionRunning, terminal: t,
 	}
 	p.changed = sync.NewCond(&p.mu)
 	for _, role := range owner.Roles {
@@ -174,7 +174,7 @@ func (s *Service) gather(ctx context.Context, r *record, t *sshd.Terminal) (*par
 		p.keys = p.pump()
 	}
 	r.party = p
-	r.se.Fit(p.fit)
+	r.Session.Fit(p.fit)
 	s.parties.add(p)
 	s.sessionsChanged()
 	// Writing does not wait for company any longer when there is nobody to write for.

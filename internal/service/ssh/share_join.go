@@ -13,6 +13,7 @@ import (
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 	"teleport/internal/types"
 )
@@ -37,11 +38,11 @@ func (s *Service) decideConn(id *identity.Identity, login string) access.Decisio
 	if login != types.LoginJoin {
 		return s.decide(id, login)
 	}
-	if d, refused := s.lockRefuses(id, login); refused {
+	if d, refused := s.guard.LockRefuses(s.place(), id, login); refused {
 		return d
 	}
-	if now := s.cfg.Now(); !now.Before(id.Expires) {
-		return access.Decision{Rule: "certificate", Reason: fmt.Sprintf("the certificate of %s expired at %s", id.User.Name, id.Expires.UTC())}
+	if d, expired := s.guard.Expired(id); expired {
+		return d
 	}
 	return s.stays(id, login)
 }
@@ -59,7 +60,7 @@ func (s *Service) stays(id *identity.Identity, login string) access.Decision {
 
 // ownSession reports whether the user has a session that could be joined.
 func (s *Service) ownSession(user string) bool {
-	return slices.ContainsFunc(s.parties.list(), func(p *party) bool { return p.r.id.User.Name == user })
+	return slices.ContainsFunc(s.parties.list(), func(p *party) bool { return p.r.ID.User.Name == user })
 }
 
 // join attaches somebody to a session until they leave, or it ends.
@@ -74,7 +75,7 @@ func (s *Service) join(ctx context.Context, se *sshd.Session, id *identity.Ident
 	}
 	if err := s.cfg.Emit(ctx, p.joinEvent(audit.SessionJoin, a, nil)); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "nobody joins: it cannot be recorded", "error", err, "user", id.User.Name)
-		return s.say(se, errUnrecorded())
+		return s.say(se, sshaccess.ErrUnrecorded())
 	}
 	if err := p.attend(a); err != nil {
 		s.emitLate(ctx, p.joinEvent(audit.SessionLeave, a, map[string]any{"reason": err.Error()}))
@@ -114,7 +115,6 @@ func (s *Service) admitTo(ctx context.Context, se *sshd.Session, id *identity.Id
 	if d.Allowed && p != nil {
 		return p, nil
 	}
-	s.metrics.rejected.Inc()
 	text := fmt.Sprintf("access denied: there is no session %s here that you may join as %s: see tsh sessions ls", sid, mode)
 	reason := d.Reason
 	switch {
@@ -132,13 +132,13 @@ func (s *Service) admitTo(ctx context.Context, se *sshd.Session, id *identity.Id
 // joinEvent makes an event about somebody who joined.
 func (p *party) joinEvent(k audit.Kind, a *attendee, more map[string]any) *auditv1.Event {
 	fields := map[string]any{
-		"sid": p.se.ID(), "interactive": true, "mode": a.Mode, "login": p.se.Conn().User(), "session_owner": p.r.id.User.Name,
+		"sid": p.se.ID(), "interactive": true, "mode": a.Mode, "login": p.se.Conn().User(), "session_owner": p.r.ID.User.Name,
 	}
 	for name, value := range more {
 		fields[name] = value
 	}
 	e := audit.New(k, p.s.fields(a.se.Conn(), a.id, fields))
-	p.r.number(e)
+	p.r.Number(e)
 	return e
 }
 
@@ -178,7 +178,7 @@ func (p *party) attend(a *attendee) error {
 
 // helpLocked says what somebody who joined may do.
 func (p *party) helpLocked(a *attendee) string {
-	text := fmt.Sprintf("session of %s on %s as %s.", p.r.id.User.Name, p.s.cfg.Hostname, p.se.Conn().User())
+	text := fmt.Sprintf("session of %s on %s as %s.", p.r.ID.User.Name, p.s.cfg.Hostname, p.se.Conn().User())
 	switch a.Mode {
 	case types.ModePeer:
 		text += " What you type is run there. To leave: ~. at the start of a line."

@@ -119,9 +119,9 @@ func (p *party) tracker() *typesv1.SessionTracker {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.Spec = &typesv1.SessionTrackerSpec{
-		SessionKind: types.KindSSH, State: p.state, Created: timestamppb.New(p.r.began),
+		SessionKind: types.KindSSH, State: p.state, Created: timestamppb.New(p.r.Began),
 		Hostname: p.s.cfg.Hostname, ServerId: p.s.cfg.Holder.HostID(), Login: p.se.Conn().User(), Command: line(p.se.Command()),
-		Owner: p.r.id.User.Name, OwnerRoles: p.roles, Reason: p.reason, Invited: p.invited,
+		Owner: p.r.ID.User.Name, OwnerRoles: p.roles, Reason: p.reason, Invited: p.invited,
 	}
 	for _, a := range p.company {
 		t.Spec.Participants = append(t.Spec.Participants, &typesv1.SessionParticipant{User: a.User, Mode: a.Mode, Joined: timestamppb.New(a.joined)})
@@ -134,7 +134,7 @@ func (p *party) tracker() *typesv1.SessionTracker {
 
 // gathering is what is decided by.
 func (p *party) gathering() access.Gathering {
-	return access.Gathering{Kind: types.KindSSH, Owner: p.r.id.User.Name, OwnerRoles: p.roles}
+	return access.Gathering{Kind: types.KindSSH, Owner: p.r.ID.User.Name, OwnerRoles: p.roles}
 }
 
 // everybody returns the names of all who were there, and why the company ended the
@@ -152,16 +152,15 @@ func (s *Service) alone(id *identity.Identity) access.Decision {
 
 // mayBeAlone refuses what company could not follow to those who may not be alone.
 func (s *Service) mayBeAlone(ctx context.Context, r *record) error {
-	d := s.alone(r.id)
-	if d.Allowed || r.se.Interactive() && r.se.Kind() != sshd.KindSubsystem {
+	d := s.alone(r.ID)
+	if d.Allowed || r.Session.Interactive() && r.Session.Kind() != sshd.KindSubsystem {
 		return nil
 	}
-	s.metrics.rejected.Inc()
 	what := "a command without a terminal"
-	if r.se.Kind() == sshd.KindSubsystem {
+	if r.Session.Kind() == sshd.KindSubsystem {
 		what = "a file transfer"
 	}
 	text := fmt.Sprintf("access denied: your roles ask for others to be in your sessions, and %s cannot be followed: use a terminal, as in tsh ssh -t", what)
-	e := r.event(audit.SessionRejected, map[string]any{"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule})
-	return s.refuse(ctx, e, r.id, text, d.Reason)
+	e := r.Event(audit.SessionRejected, map[string]any{"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule})
+	return s.refuse(ctx, e, r.ID, text, d.Reason)
 }

@@ -94,7 +94,7 @@ func (t *transfers) events() []*auditv1.Event {
 		if m.writing {
 			kind, action = audit.SCPUpload, "upload"
 		}
-		out = append(out, t.record.event(kind, map[string]any{
+		out = append(out, t.record.Event(kind, map[string]any{
 			"action": action, "path": m.path, "command": "sftp", "bytes_read": m.read, "bytes_written": m.written,
 		}))
 	}
