@@ -41,7 +41,7 @@ var floors = []struct {
 	{6, []string{
 		"internal/join/all", "internal/authz", "internal/tunnel", "internal/client", "internal/control", "internal/client/screen", "internal/client/transfer", "internal/sshd",
 	}},
-	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshaccess", "internal/client/clienttest"}},
+	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshaccess", "internal/webapp", "internal/client/clienttest"}},
 	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh", "internal/enroll"}},
 	{9, []string{"internal/config"}},
 	{10, []string{"internal/process", "internal/doctor"}},
