@@ -67,6 +67,9 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 	if !ok {
 		return a.refuse(ctx, caller, fault.Denied("access denied: %s is not open to anybody", fullMethod), "method", fullMethod)
 	}
+	if err := routed(caller); err != nil {
+		return a.refuse(ctx, caller, err, "method", fullMethod)
+	}
 	if err := r.admits(caller); err != nil {
 		return a.refuse(ctx, caller, err, "method", fullMethod)
 	}
@@ -84,6 +87,21 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 		return err
 	}
 	return a.Verb(ctx, caller, r.kind, r.verb)
+}
+
+// routed refuses a certificate that is good for one application or database only: it
+// may be in the hands of a Proxy, or in a file that other programs read.
+func routed(caller rpc.Caller) error {
+	user := caller.User()
+	if !user.Routed() {
+		return nil
+	}
+	resource := "an application"
+	if user.Database != nil {
+		resource = "a database"
+	}
+	return fault.New(fault.ErrDenied, "access denied: this certificate of user %q is only good for %s: use the one of tsh login", user.Name, resource).
+		WithCode("certificate_routed")
 }
 
 // exists refuses a user that was deleted since the certificate was made.

@@ -12,7 +12,9 @@ import (
 	"testing"
 
 	agentv1 "teleport/api/agent/v1"
+	appv1 "teleport/api/app/v1"
 	auditv1 "teleport/api/audit/v1"
+	databasev1 "teleport/api/database/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
 	opensshv1 "teleport/api/openssh/v1"
@@ -51,6 +53,8 @@ func callers() map[string]rpc.Caller {
 		"node":      host(types.RoleNode, types.RoleNode),
 		"proxy":     host(types.RoleProxy, types.RoleProxy),
 		"auth":      host(types.RoleAuth, types.RoleAuth),
+		"app":       host(types.RoleApp, types.RoleApp, types.RoleDB),
+		"db":        host(types.RoleDB, types.RoleApp, types.RoleDB),
 	}
 }
 
@@ -67,22 +71,31 @@ func presets(_ context.Context, names []string) ([]*typesv1.Role, error) {
 }
 
 const (
-	everybody = "access anonymous auditor auth editor local nobody node process proxy relayed"
+	everybody = "access anonymous app auditor auth db editor local nobody node process proxy relayed"
 	people    = "access auditor editor local nobody"
-	machines  = "auth node process proxy"
+	machines  = "app auth db node process proxy"
 )
 
 // allowed is the whole API: who may call what with the preset roles.
 func allowed() map[string]string {
 	return map[string]string{
 		agentv1.AgentService_Control_FullMethodName:              machines,
+		appv1.AppService_CertifyUser_FullMethodName:              "access auditor editor nobody",
+		appv1.AppService_OpenSession_FullMethodName:              "proxy",
+		appv1.AppService_EndSession_FullMethodName:               "proxy",
+		appv1.AppService_SignProxy_FullMethodName:                "proxy",
+		appv1.AppService_SignToken_FullMethodName:                "app",
 		auditv1.AuditService_EmitEvents_FullMethodName:           machines,
 		auditv1.AuditService_SearchEvents_FullMethodName:         "auditor editor local",
+		databasev1.DatabaseService_CertifyUser_FullMethodName:    "access auditor editor nobody",
+		databasev1.DatabaseService_SignClient_FullMethodName:     "db",
+		databasev1.DatabaseService_SignServer_FullMethodName:     "editor local",
 		joinv1.JoinService_Join_FullMethodName:                   everybody,
 		joinv1.JoinService_Renew_FullMethodName:                  "process",
 		loginv1.LoginService_GetInvitation_FullMethodName:        everybody,
 		loginv1.LoginService_RedeemInvitation_FullMethodName:     everybody,
 		loginv1.LoginService_Login_FullMethodName:                everybody,
+		loginv1.LoginService_CreateWebSession_FullMethodName:     "proxy",
 		opensshv1.OpenSSHService_EnrollServer_FullMethodName:     "process",
 		opensshv1.OpenSSHService_SignServer_FullMethodName:       "editor local",
 		opensshv1.OpenSSHService_SignProxy_FullMethodName:        "proxy",
@@ -155,6 +168,26 @@ func TestDeletedUsersAreRefused(t *testing.T) {
 			}
 			if err := a.Authorize(t.Context(), rpc.Caller{Local: true}, method); err != nil {
 				t.Errorf("%s: the local administrator: %v", tt.name, err)
+			}
+		}
+	}
+}
+
+// TestRoutedCertificatesOpenNothing: they are for one agent only, whatever the user may
+// do otherwise.
+func TestRoutedCertificatesOpenNothing(t *testing.T) {
+	a := authz.New(presets)
+	for name, change := range map[string]func(*identity.User){
+		"app": func(u *identity.User) { u.App = &identity.AppRoute{Name: "grafana"} },
+		"db":  func(u *identity.User) { u.Database = &identity.DatabaseRoute{Service: "pg", Protocol: "postgres"} },
+	} {
+		for method := range allowed() {
+			caller := user("editor", "auditor", "access")
+			change(caller.Identity.User)
+			if err := a.Authorize(t.Context(), caller, method); !errors.Is(err, fault.ErrDenied) {
+				t.Errorf("%s: %s = %v, want a refusal", name, method, err)
+			} else if authz.HasRow(method) && fault.Code(err) != "certificate_routed" {
+				t.Errorf("%s: %s = %v with code %q", name, method, err, fault.Code(err))
 			}
 		}
 	}

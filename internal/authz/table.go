@@ -2,7 +2,9 @@ package authz
 
 import (
 	agentv1 "teleport/api/agent/v1"
+	appv1 "teleport/api/app/v1"
 	auditv1 "teleport/api/audit/v1"
+	databasev1 "teleport/api/database/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
 	opensshv1 "teleport/api/openssh/v1"
@@ -28,8 +30,11 @@ const (
 	hosts
 	// processes have a process-level host certificate.
 	processes
-	// proxies have the certificate of a Proxy Service.
+	// proxies have the certificate of a Proxy Service, apps that of an Application
+	// Service and databases that of a Database Service.
 	proxies
+	apps
+	databases
 	// local is the administrator on the Auth Service's own host. It has full rights,
 	// but cannot act as a host: a call that needs one is not open to it.
 	local
@@ -53,8 +58,18 @@ type row struct {
 var table = map[string]row{
 	agentv1.AgentService_Control_FullMethodName: {who: hosts},
 
+	appv1.AppService_CertifyUser_FullMethodName: {who: users},
+	appv1.AppService_OpenSession_FullMethodName: {who: proxies},
+	appv1.AppService_EndSession_FullMethodName:  {who: proxies},
+	appv1.AppService_SignProxy_FullMethodName:   {who: proxies},
+	appv1.AppService_SignToken_FullMethodName:   {who: apps},
+
 	auditv1.AuditService_EmitEvents_FullMethodName:   {who: hosts},
 	auditv1.AuditService_SearchEvents_FullMethodName: {who: users | local, kind: types.KindEvent, verb: types.VerbList},
+
+	databasev1.DatabaseService_CertifyUser_FullMethodName: {who: users},
+	databasev1.DatabaseService_SignClient_FullMethodName:  {who: databases},
+	databasev1.DatabaseService_SignServer_FullMethodName:  {who: users | local, kind: types.KindDatabase, verb: types.VerbUpdate},
 
 	joinv1.JoinService_Join_FullMethodName:  {who: anybody},
 	joinv1.JoinService_Renew_FullMethodName: {who: processes},
@@ -62,6 +77,7 @@ var table = map[string]row{
 	loginv1.LoginService_GetInvitation_FullMethodName:    {who: anybody},
 	loginv1.LoginService_RedeemInvitation_FullMethodName: {who: anybody},
 	loginv1.LoginService_Login_FullMethodName:            {who: anybody},
+	loginv1.LoginService_CreateWebSession_FullMethodName: {who: proxies},
 
 	opensshv1.OpenSSHService_EnrollServer_FullMethodName: {who: processes},
 	opensshv1.OpenSSHService_SignServer_FullMethodName:   {who: users | local, kind: types.KindNode, verb: types.VerbUpdate, resource: true},
@@ -112,6 +128,9 @@ var announces = map[types.SystemRole]string{
 	types.RoleAuth:  types.KindAuthServer,
 }
 
+// serviceOf names the one service that each of these callers has the certificate of.
+var serviceOf = map[who]types.SystemRole{proxies: types.RoleProxy, apps: types.RoleApp, databases: types.RoleDB}
+
 // admits decides by what the caller is, before any role is asked.
 func (r row) admits(c rpc.Caller) error {
 	host := c.Host()
@@ -120,17 +139,25 @@ func (r row) admits(c rpc.Caller) error {
 		r.who&local != 0 && c.Local,
 		r.who&users != 0 && c.User() != nil,
 		r.who&(hosts|processes) != 0 && host != nil && host.Service == "",
-		r.who&proxies != 0 && host.Serves(types.RoleProxy),
 		r.who&hosts != 0 && host != nil:
+		return nil
+	}
+	wanted, one := serviceOf[r.who]
+	switch {
+	case one && host.Serves(wanted):
 		return nil
 	case c.Anonymous():
 		return unauthenticated()
 	case r.who&(hosts|processes) != 0 && host == nil:
-		return fault.New(fault.ErrDenied, "access denied: only services of the cluster may make this call").WithCode("access_denied")
-	case r.who&proxies != 0:
-		return fault.New(fault.ErrDenied, "access denied: only Proxies may make this call").WithCode("access_denied")
+		return refusal("only services of the cluster may make this call")
+	case one:
+		return refusal("only services of the type %s may make this call, with their own certificate", wanted)
 	case r.who&processes != 0:
-		return fault.New(fault.ErrDenied, "access denied: use the certificate of the process, not of its service %s", host.Service).WithCode("access_denied")
+		return refusal("use the certificate of the process, not of its service %s", host.Service)
 	}
-	return fault.New(fault.ErrDenied, "access denied: only users may make this call").WithCode("access_denied")
+	return refusal("only users may make this call")
+}
+
+func refusal(format string, args ...any) error {
+	return fault.New(fault.ErrDenied, "access denied: "+format, args...).WithCode("access_denied")
 }

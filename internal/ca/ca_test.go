@@ -18,6 +18,7 @@ import (
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
+	"teleport/internal/identity"
 	"teleport/internal/keystore"
 	"teleport/internal/types"
 )
@@ -199,6 +200,33 @@ func TestUser(t *testing.T) {
 	_, sshCert = w.user(t, func(r *ca.UserRequest) { r.Identity.User.Logins, r.NoLogins = nil, true })
 	if sshCert != nil {
 		t.Error("a user without logins got an SSH certificate")
+	}
+}
+
+// TestRoutedUser: a certificate for one resource is TLS only.
+func TestRoutedUser(t *testing.T) {
+	w := newWorld(t, cluster)
+	for name, change := range map[string]func(*identity.User){
+		"app": func(u *identity.User) { u.App = &identity.AppRoute{Name: "grafana", SessionID: "s-1"} },
+		"db": func(u *identity.User) {
+			u.Database = &identity.DatabaseRoute{Service: "pg", Protocol: "postgres", User: "alice", Roles: []string{}}
+		},
+	} {
+		cert, sshCert := w.user(t, func(r *ca.UserRequest) {
+			r.Identity.User.Logins, r.NoLogins = nil, true
+			change(r.Identity.User)
+		})
+		if sshCert != nil {
+			t.Errorf("%s: an SSH certificate was made", name)
+		}
+		if id, err := w.trust.VerifyTLS([]*x509.Certificate{cert}, w.now); err != nil || !id.User.Routed() {
+			t.Errorf("%s: VerifyTLS = %+v, %v", name, id, err)
+		}
+		req := w.userRequest()
+		change(req.Identity.User)
+		if _, _, err := w.signer.User(req); !errors.Is(err, fault.ErrInvalid) {
+			t.Errorf("%s: with logins: %v, want ErrInvalid", name, err)
+		}
 	}
 }
 

@@ -205,6 +205,10 @@ func normal(id identity.Identity) identity.Identity {
 	if len(u.Traits) == 0 {
 		u.Traits = nil
 	}
+	if u.Database != nil && len(u.Database.Roles) == 0 {
+		d := *u.Database
+		d.Roles, u.Database = nil, &d
+	}
 	id.User = &u
 	return id
 }

@@ -92,6 +92,68 @@ func (u *User) check() error {
 			}
 		}
 	}
+	return u.checkRoute()
+}
+
+// checkRoute holds what ties the certificate to one resource. Such a certificate has no
+// logins: it opens nothing but that resource.
+func (u *User) checkRoute() error {
+	switch {
+	case !u.Routed():
+		return nil
+	case u.App != nil && u.Database != nil:
+		return fault.Invalid("a certificate of user %q is for one application or one database, not for both", u.Name)
+	case len(u.Logins) > 0:
+		return fault.Invalid("a certificate of user %q for an application or a database has no logins", u.Name)
+	case u.App != nil:
+		return u.App.check()
+	}
+	return u.Database.check()
+}
+
+func (a *AppRoute) check() error {
+	if err := types.ValidAppName(a.Name); err != nil {
+		return err
+	}
+	if a.PublicAddr != "" {
+		if err := CheckHostname(a.PublicAddr); err != nil {
+			return fmt.Errorf("address of application %q: %w", a.Name, err)
+		}
+	}
+	if a.SessionID != "" && CheckHostID(a.SessionID) != nil {
+		return fault.Invalid("session %q of application %q: expected 1 to %d letters, digits, dashes and underscores", clip(a.SessionID), a.Name, maxHostID)
+	}
+	return nil
+}
+
+func (d *DatabaseRoute) check() error {
+	if err := types.ValidDatabaseName(d.Service); err != nil {
+		return err
+	}
+	if err := checkText("protocol", d.Protocol, maxHostID); err != nil {
+		return err
+	}
+	for what, name := range map[string]string{"database user": d.User, "database name": d.Name} {
+		if name == "" {
+			continue
+		}
+		if err := checkText(what, name, maxName); err != nil {
+			return err
+		}
+	}
+	if len(d.Roles) > maxRoles {
+		return fault.Limit("%d database roles, at most %d fit a certificate", len(d.Roles), maxRoles)
+	}
+	seen := make(map[string]bool, len(d.Roles))
+	for _, r := range d.Roles {
+		if err := checkText("database role", r, maxName); err != nil {
+			return err
+		}
+		if seen[r] {
+			return fault.Invalid("database role %q is there twice", r)
+		}
+		seen[r] = true
+	}
 	return nil
 }
 

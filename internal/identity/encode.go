@@ -30,6 +30,22 @@ type userPayload struct {
 	Traits   map[string][]string `json:"traits,omitempty"`
 	Device   string              `json:"mfa_device,omitempty"`
 	SourceIP string              `json:"source_ip,omitempty"`
+	App      *appPayload         `json:"app,omitempty"`
+	Database *databasePayload    `json:"database,omitempty"`
+}
+
+type appPayload struct {
+	Name       string `json:"name"`
+	PublicAddr string `json:"public_addr,omitempty"`
+	SessionID  string `json:"session_id,omitempty"`
+}
+
+type databasePayload struct {
+	Service  string   `json:"service"`
+	Protocol string   `json:"protocol"`
+	User     string   `json:"user,omitempty"`
+	Name     string   `json:"name,omitempty"`
+	Roles    []string `json:"roles,omitempty"`
 }
 
 type hostPayload struct {
@@ -45,7 +61,10 @@ type hostPayload struct {
 func (id *Identity) payload() payload {
 	p := payload{Version: formatVersion, Cluster: id.Cluster}
 	if u := id.User; u != nil {
-		p.User = &userPayload{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice, SourceIP: u.SourceIP}
+		p.User = &userPayload{
+			Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, Device: u.MFADevice, SourceIP: u.SourceIP,
+			App: (*appPayload)(u.App), Database: (*databasePayload)(u.Database),
+		}
 	}
 	if h := id.Host; h != nil {
 		p.Host = &hostPayload{ID: h.ID, Name: h.Name, Roles: h.Roles, Service: h.Service, Generation: h.Generation, OpenSSH: h.OpenSSH, Proxy: h.Proxy}
@@ -59,7 +78,10 @@ func (p payload) identity() (*Identity, error) {
 	}
 	id := &Identity{Cluster: p.Cluster}
 	if u := p.User; u != nil {
-		id.User = &User{Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, MFADevice: u.Device, SourceIP: u.SourceIP}
+		id.User = &User{
+			Name: u.Name, Roles: u.Roles, Logins: u.Logins, Traits: u.Traits, MFADevice: u.Device, SourceIP: u.SourceIP,
+			App: (*AppRoute)(u.App), Database: (*DatabaseRoute)(u.Database),
+		}
 	}
 	if p.Host != nil {
 		id.Host = p.Host.host()

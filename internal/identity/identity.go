@@ -38,7 +38,36 @@ type User struct {
 	// SourceIP is the only address that the certificate may be used from; empty means
 	// that it does not say. An SSH certificate has it as a critical option instead.
 	SourceIP string
+	// App and Database tie the certificate to one resource; at most one is set. See
+	// Routed.
+	App      *AppRoute
+	Database *DatabaseRoute
 }
+
+// AppRoute is the one application that a certificate is good for.
+type AppRoute struct {
+	// Name is that of the application.
+	Name string
+	// PublicAddr is the host name that users have it at; empty if it is not known.
+	PublicAddr string
+	// SessionID is that of the session in the audit log.
+	SessionID string
+}
+
+// DatabaseRoute is the one database that a certificate is good for.
+type DatabaseRoute struct {
+	// Service is the name of the database resource and Protocol how it is spoken to.
+	Service, Protocol string
+	// User and Name are the only database user and database of the server that the
+	// certificate may be used for, and Roles those that a user gets whom the session
+	// makes. Empty leaves them open.
+	User, Name string
+	Roles      []string
+}
+
+// Routed reports whether the certificate is good for one resource only: the agent that
+// serves it may believe it, and everything else refuses it.
+func (u *User) Routed() bool { return u != nil && (u.App != nil || u.Database != nil) }
 
 // Host is a joined process.
 type Host struct {

@@ -29,6 +29,27 @@ func user() *identity.Identity {
 	}}
 }
 
+// forApp and forDatabase are certificates that are good for one resource.
+func forApp(change func(*identity.AppRoute)) *identity.Identity {
+	id := user()
+	id.User.Logins = nil
+	id.User.App = &identity.AppRoute{Name: "grafana", PublicAddr: "grafana.example.com", SessionID: "6f1c0e7d-4b0a"}
+	if change != nil {
+		change(id.User.App)
+	}
+	return id
+}
+
+func forDatabase(change func(*identity.DatabaseRoute)) *identity.Identity {
+	id := user()
+	id.User.Logins = nil
+	id.User.Database = &identity.DatabaseRoute{Service: "pg-1", Protocol: "postgres", User: "alice@\"x", Name: "main db", Roles: []string{"reader", "writer"}}
+	if change != nil {
+		change(id.User.Database)
+	}
+	return id
+}
+
 func host() *identity.Identity {
 	return &identity.Identity{Cluster: "example.com", Host: &identity.Host{
 		ID: "7c9a2d7e-58a6-4e0e-8f6b-0d3a5e1c2b4f", Name: "web1", Generation: 3,
@@ -40,7 +61,11 @@ func TestRoundTripTLS(t *testing.T) {
 	process := host()
 	process.Host.Service = ""
 	bare := &identity.Identity{Cluster: "c", User: &identity.User{Name: "nobody"}}
-	for name, id := range map[string]*identity.Identity{"user": user(), "host": host(), "process": process, "bare": bare} {
+	for name, id := range map[string]*identity.Identity{
+		"user": user(), "host": host(), "process": process, "bare": bare, "app": forApp(nil), "db": forDatabase(nil),
+		"app_bare": forApp(func(a *identity.AppRoute) { *a = identity.AppRoute{Name: "grafana"} }),
+		"db_bare":  forDatabase(func(d *identity.DatabaseRoute) { *d = identity.DatabaseRoute{Service: "pg", Protocol: "postgres"} }),
+	} {
 		t.Run(name, func(t *testing.T) {
 			cert := sign(t, encode(t, id))
 			got, err := identity.FromTLS(cert)
@@ -132,6 +157,25 @@ func TestCheck(t *testing.T) {
 		"role_case":        h(func(h *identity.Host) { h.Roles = []types.SystemRole{"node", types.RoleProxy} }),
 		"role_repeated":    h(func(h *identity.Host) { h.Roles = []types.SystemRole{types.RoleProxy, types.RoleProxy} }),
 		"service_not_held": h(func(h *identity.Host) { h.Service = types.RoleAuth }),
+		"app_login":        u(func(u *identity.User) { u.App = &identity.AppRoute{Name: "a"} }),
+		"db_login":         u(func(u *identity.User) { u.Database = &identity.DatabaseRoute{Service: "a", Protocol: "tls"} }),
+		"app_and_db": u(func(u *identity.User) {
+			u.Logins, u.App, u.Database = nil, &identity.AppRoute{Name: "a"}, &identity.DatabaseRoute{Service: "a", Protocol: "tls"}
+		}),
+		"app_no_name":     forApp(func(a *identity.AppRoute) { a.Name = "" }),
+		"app_name":        forApp(func(a *identity.AppRoute) { a.Name = "a.b" }),
+		"app_addr":        forApp(func(a *identity.AppRoute) { a.PublicAddr = "a b" }),
+		"app_addr_ip":     forApp(func(a *identity.AppRoute) { a.PublicAddr = "10.0.0.1" }),
+		"app_session":     forApp(func(a *identity.AppRoute) { a.SessionID = "../x" }),
+		"db_no_service":   forDatabase(func(d *identity.DatabaseRoute) { d.Service = "" }),
+		"db_service":      forDatabase(func(d *identity.DatabaseRoute) { d.Service = "a/b" }),
+		"db_no_protocol":  forDatabase(func(d *identity.DatabaseRoute) { d.Protocol = "" }),
+		"db_user_escape":  forDatabase(func(d *identity.DatabaseRoute) { d.User = "a\x1b[2J" }),
+		"db_name_newline": forDatabase(func(d *identity.DatabaseRoute) { d.Name = "a\nb" }),
+		"db_user_long":    forDatabase(func(d *identity.DatabaseRoute) { d.User = strings.Repeat("a", 257) }),
+		"db_role_empty":   forDatabase(func(d *identity.DatabaseRoute) { d.Roles = []string{""} }),
+		"db_role_twice":   forDatabase(func(d *identity.DatabaseRoute) { d.Roles = []string{"a", "a"} }),
+		"db_roles_many":   forDatabase(func(d *identity.DatabaseRoute) { d.Roles = make([]string, 129) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := id.Check(); !errors.Is(err, fault.ErrInvalid) && !errors.Is(err, fault.ErrLimit) {
@@ -166,6 +210,19 @@ func TestEncodeSSHWithoutLogins(t *testing.T) {
 	id.User.Logins = nil
 	if err := id.EncodeSSH(&ssh.Certificate{}); !errors.Is(err, fault.ErrInvalid) {
 		t.Errorf("EncodeSSH of a user without logins = %v, want ErrInvalid", err)
+	}
+}
+
+// TestRouted: a certificate for one resource says so, and is no SSH certificate.
+func TestRouted(t *testing.T) {
+	var nobody *identity.User
+	if nobody.Routed() || user().User.Routed() || !forApp(nil).User.Routed() || !forDatabase(nil).User.Routed() {
+		t.Error("Routed is wrong")
+	}
+	for _, id := range []*identity.Identity{forApp(nil), forDatabase(nil)} {
+		if err := id.EncodeSSH(&ssh.Certificate{}); !errors.Is(err, fault.ErrInvalid) {
+			t.Errorf("EncodeSSH of a routed identity = %v, want ErrInvalid", err)
+		}
 	}
 }
 
@@ -283,7 +340,7 @@ func TestNames(t *testing.T) {
 }
 
 func FuzzFromTLS(f *testing.F) {
-	for _, id := range []*identity.Identity{user(), host()} {
+	for _, id := range []*identity.Identity{user(), host(), forApp(nil), forDatabase(nil)} {
 		c := &x509.Certificate{}
 		if err := id.EncodeTLS(c); err != nil {
 			f.Fatal(err)

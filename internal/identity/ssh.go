@@ -37,6 +37,9 @@ func (id *Identity) EncodeSSH(c *ssh.Certificate) error {
 	}
 	parts := map[string]any{extCluster: id.Cluster}
 	if u := id.User; u != nil {
+		if u.Routed() {
+			return fault.Invalid("a certificate of user %q for one application or database is no SSH certificate", u.Name)
+		}
 		if len(u.Logins) == 0 {
 			return fault.Invalid("user %q has no logins, so there is no SSH certificate for them", u.Name)
 		}
