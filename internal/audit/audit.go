@@ -36,6 +36,8 @@ var (
 	SessionData         = Kind{"session.data", "T2006I"}
 	SessionRejected     = Kind{"session.rejected", "T1006W"}
 	SessionConnect      = Kind{"session.connect", "T2010I"}
+	SessionResume       = Kind{"session.resume", "TSR00I"}
+	SessionResumeDenied = Kind{"session.resume", "TSR00W"}
 	AuthAttemptFailure  = Kind{"auth", "T3007W"}
 	Subsystem           = Kind{"subsystem", "T3001I"}
 	SubsystemFailure    = Kind{"subsystem", "T3001E"}
@@ -78,6 +80,7 @@ func Kinds() []Kind {
 	return []Kind{
 		UserLogin, UserLoginFailure, UserCreate, UserUpdate, UserDelete, PasswordChange, MFAAdd, ResetPasswordToken,
 		SessionStart, SessionJoin, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
+		SessionResume, SessionResumeDenied,
 		AuthAttemptFailure, Subsystem, SubsystemFailure, Exec, ExecFailure, SCPDownload, SCPUpload, SCPDenied, ClientDisconnect,
 		PortForward, PortForwardFailure, PortForwardStop, X11Forward, X11ForwardFailure, AgentForward, AgentForwardFailure,
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,

@@ -275,7 +275,7 @@ func mayName(role types.SystemRole, host *identity.Host, kind audit.Kind, fields
 // carries to OpenSSH servers.
 func Carried(kind audit.Kind) bool {
 	switch kind {
-	case audit.SessionConnect, audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect:
+	case audit.SessionRejected, audit.AuthAttemptFailure, audit.ClientDisconnect:
 		return false
 	}
 	return slices.Contains(emits[types.RoleProxy], kind)

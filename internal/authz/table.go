@@ -106,7 +106,7 @@ var table = map[string]row{
 var emits = map[types.SystemRole][]audit.Kind{
 	types.RoleNode: {
 		audit.SessionStart, audit.SessionJoin, audit.SessionResize, audit.SessionLeave, audit.SessionEnd, audit.SessionData, audit.SessionRejected,
-		audit.AuthAttemptFailure, audit.Subsystem, audit.SubsystemFailure, audit.Exec, audit.ExecFailure,
+		audit.SessionConnect, audit.SessionResume, audit.SessionResumeDenied, audit.AuthAttemptFailure, audit.Subsystem, audit.SubsystemFailure, audit.Exec, audit.ExecFailure,
 		audit.SCPDownload, audit.SCPUpload, audit.SCPDenied,
 		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,
 		audit.X11Forward, audit.X11ForwardFailure, audit.ClientDisconnect,

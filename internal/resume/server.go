@@ -55,6 +55,9 @@ type Policy struct {
 	// Check is asked before the connection goes on on a path from the address; an
 	// error refuses it. Nil allows.
 	Check func(from net.Addr) error
+	// Resumed is told that the connection goes on on a path from the address; it may be
+	// nil.
+	Resumed func(from net.Addr)
 }
 
 // Server is the node's end. It is safe for concurrent use.
@@ -308,7 +311,7 @@ func gone(nc net.Conn) error {
 // goOn attaches a path whose other end has proven to be the client.
 func (c *Conn) goOn(nc net.Conn, r *bufio.Reader, a *attempt) (<-chan struct{}, error) {
 	c.mu.Lock()
-	check, kept := c.policy.Check, c.keep > 0
+	check, resumed, kept := c.policy.Check, c.policy.Resumed, c.keep > 0
 	c.mu.Unlock()
 	if !kept {
 		return nil, gone(nc)
@@ -334,6 +337,15 @@ func (c *Conn) goOn(nc net.Conn, r *bufio.Reader, a *attempt) (<-chan struct{}, 
 	if err := nc.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
+	done, err := c.carryOn(nc, r, a)
+	if err == nil && resumed != nil {
+		resumed(nc.RemoteAddr())
+	}
+	return done, err
+}
+
+// carryOn attaches a path that both ends have agreed on.
+func (c *Conn) carryOn(nc net.Conn, r *bufio.Reader, a *attempt) (<-chan struct{}, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil || c.closing || c.attempt != a.number {

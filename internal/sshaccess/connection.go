@@ -36,9 +36,11 @@ type Connection struct {
 	uses map[use]*traffic
 }
 
-// Connected notes that somebody has logged in.
-func (g *Guard) Connected(p Place, c *sshd.Conn, id *identity.Identity) *Connection {
-	return &Connection{g: g, SSH: c, ID: id, Place: p}
+// Connected notes, and records, that somebody has logged in.
+func (g *Guard) Connected(ctx context.Context, p Place, sc *sshd.Conn, id *identity.Identity) *Connection {
+	c := &Connection{g: g, SSH: sc, ID: id, Place: p}
+	g.EmitLate(ctx, audit.New(audit.SessionConnect, c.Fields(map[string]any{"success": true})))
+	return c
 }
 
 // Login is the operating-system user.

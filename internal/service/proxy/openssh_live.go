@@ -19,7 +19,7 @@ func (v *visit) connected(ctx context.Context, c *sshd.Conn) func() {
 		c.Disconnect(err.Error())
 		return func() {}
 	}
-	v.Connection = v.o.guard.Connected(v.place, c, g.ID)
+	v.Connection = v.o.guard.Connected(ctx, v.place, c, g.ID)
 	v.o.visits.Add(v)
 	if d := v.decide(g.ID, c.User()); !d.Allowed {
 		v.Close(ctx, v.told(c.User(), d))

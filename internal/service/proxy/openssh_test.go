@@ -331,6 +331,9 @@ func TestOpenSSHServer(t *testing.T) {
 	if end["server_id"] != s.id || end["server_hostname"] != stockName || end["proxy_id"] != s.holder.HostID() || end["user"] != "alice" || end["exitCode"] != "7" {
 		t.Errorf("session.end = %v", end)
 	}
+	if connect := s.waitEvent(t, "T2010I"); connect["server_id"] != s.id || connect["proxy_id"] == "" {
+		t.Errorf("session.connect = %v", connect)
+	}
 	if start := s.waitEvent(t, "T2000I"); start["server_labels"].(map[string]any)["env"] != "web" {
 		t.Errorf("session.start = %v", start)
 	}

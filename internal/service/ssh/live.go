@@ -3,6 +3,7 @@ package ssh
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
@@ -12,10 +13,14 @@ import (
 type connection struct {
 	*sshaccess.Connection
 	s *Service
+	// resumptions counts how often its client came back.
+	resumptions atomic.Int64
 
 	userMu sync.Mutex
 	// giveUp gives the local user up, if it was made for the connection.
 	giveUp func(context.Context)
+
+	pam pamWord
 }
 
 // connected notes a connection that has logged in. It decides again first: what was
@@ -26,7 +31,7 @@ func (s *Service) connected(ctx context.Context, sc *sshd.Conn) func() {
 		sc.Disconnect(err.Error())
 		return func() {}
 	}
-	c := &connection{Connection: s.guard.Connected(s.place(), sc, id), s: s}
+	c := &connection{Connection: s.guard.Connected(ctx, s.place(), sc, id), s: s}
 	s.live.Add(c)
 	if d := s.decideConn(id, sc.User()); !d.Allowed {
 		c.Close(ctx, s.told(sc.User(), d))

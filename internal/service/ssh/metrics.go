@@ -12,7 +12,15 @@ type metrics struct {
 	active   prometheus.Gauge
 	started  *prometheus.CounterVec
 	rejected prometheus.Counter
+	// resumptions are by how they went.
+	resumptions *prometheus.CounterVec
 }
+
+// Results of resumptions.
+const (
+	resultResumed = "resumed"
+	resultRefused = "refused"
+)
 
 // newMetrics registers the metrics; r may be nil. A service that is started again
 // in the same process goes on with those that are there.
@@ -27,6 +35,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "teleport_ssh_rejected_total", Help: "SSH logins and sessions refused after the user proved who they are.",
 		}),
+		resumptions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "teleport_ssh_resumptions_total", Help: "SSH connections whose client came back after it was lost, by result.",
+		}, []string{"result"}),
 	}
 	if r == nil {
 		return m, nil
@@ -36,6 +47,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return nil, err
 	}
 	if m.started, err = register(r, m.started); err != nil {
+		return nil, err
+	}
+	if m.resumptions, err = register(r, m.resumptions); err != nil {
 		return nil, err
 	}
 	m.rejected, err = register(r, m.rejected)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/mux"
 	"teleport/internal/resume"
@@ -90,7 +91,30 @@ func (s *Service) keep(ctx context.Context, c *connection) {
 	}
 	// What ends the connection ends with it, and with its context.
 	//nolint:contextcheck // the connection outlives the call, and ends by Close
-	conn.Keep(resume.Policy{User: c.ID.User.Name, Check: func(from net.Addr) error { return s.mayResume(ctx, c, from) }})
+	conn.Keep(resume.Policy{
+		User: c.ID.User.Name,
+		Check: func(from net.Addr) error {
+			err := s.mayResume(ctx, c, from)
+			if err != nil {
+				s.metrics.resumptions.WithLabelValues(resultRefused).Inc()
+				e := audit.New(audit.SessionResumeDenied, c.Fields(map[string]any{"addr.remote": from.String(), "success": false, "reason": err.Error()}))
+				_ = s.refuse(ctx, e, c.ID, "", err.Error())
+			}
+			return err
+		},
+		Resumed: func(from net.Addr) { s.resumed(ctx, c, from) },
+	})
+}
+
+// maxResumed bounds the resumptions of a connection that get an event of their own.
+const maxResumed = 100
+
+// resumed records that the connection goes on for its client at the address.
+func (s *Service) resumed(ctx context.Context, c *connection, from net.Addr) {
+	s.metrics.resumptions.WithLabelValues(resultResumed).Inc()
+	if n := c.resumptions.Add(1); n <= maxResumed {
+		s.emitLate(ctx, audit.New(audit.SessionResume, c.Fields(map[string]any{"addr.remote": from.String(), "success": true, "resumptions": n})))
+	}
 }
 
 // mayResume decides whether a connection that lost its client goes on for one at the

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	auditv1 "teleport/api/audit/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
@@ -128,6 +130,10 @@ func TestConnectionIsResumed(t *testing.T) {
 	if got := l.ssh.RemoteAddr().String(); got != w.addr {
 		t.Errorf("RemoteAddr() = %s", got)
 	}
+	w.events.wait(t, "T2010I", func(e *auditv1.Event) bool { return field(e, "user") == "alice" && field(e, "server_id") == hostID })
+	w.events.wait(t, "TSR00I", func(e *auditv1.Event) bool {
+		return field(e, "resumptions") == 2.0 && strings.HasPrefix(fmt.Sprint(field(e, "addr.remote")), "127.0.0.2:")
+	})
 	// A session begins after it as before.
 	if out, err := session(t, l.ssh).Output("echo new"); string(out) != "new\n" {
 		t.Errorf("a new session said %q, %v", out, err)
@@ -191,6 +197,10 @@ func TestWhoMayNotResume(t *testing.T) {
 			if err := l.ends(t); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("the connection ended with %v, want %v with %q", err, tt.want, tt.text)
 			}
+			if !errors.Is(tt.want, fault.ErrDenied) {
+				return // it ended before anybody came back
+			}
+			w.events.wait(t, "TSR00W", func(e *auditv1.Event) bool { return field(e, "user") == "alice" && field(e, "reason") != "" })
 		})
 	}
 }
