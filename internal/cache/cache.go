@@ -38,6 +38,9 @@ type Cache struct {
 type table struct {
 	byName map[string]types.Resource
 	sorted []types.Resource
+	// served has those whose names types.ServerName made, by what they serve. The lists
+	// do not change: a reader may have one.
+	served map[string][]types.Resource
 }
 
 // New returns an empty cache.
@@ -67,6 +70,7 @@ func (c *Cache) Apply(ch types.Change) {
 		tables[ch.Kind] = t
 	}
 	t.sorted = nil
+	t.index(ch)
 	if ch.Resource == nil {
 		delete(t.byName, ch.Name)
 	} else {
