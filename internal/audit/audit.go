@@ -7,6 +7,8 @@
 package audit
 
 import (
+	"sync"
+
 	"google.golang.org/protobuf/types/known/structpb"
 
 	auditv1 "teleport/api/audit/v1"
@@ -77,7 +79,7 @@ var (
 
 // Kinds lists every kind.
 func Kinds() []Kind {
-	return []Kind{
+	return append(resourceKinds(),
 		UserLogin, UserLoginFailure, UserCreate, UserUpdate, UserDelete, PasswordChange, MFAAdd, ResetPasswordToken,
 		SessionStart, SessionJoin, SessionResize, SessionLeave, SessionEnd, SessionData, SessionRejected, SessionConnect,
 		SessionResume, SessionResumeDenied,
@@ -86,16 +88,23 @@ func Kinds() []Kind {
 		JoinTokenCreate, JoinTokenDelete, InstanceJoin, InstanceJoinFailure, InstanceRenew, InstanceRenewDenied,
 		CertCreate, RoleCreate, RoleDelete, RoleUpdate, NodeDelete, NodeCreate, NodeUpdate, InstanceDelete, LockCreate, LockDelete,
 		AlertCreate, AlertUpdate, AlertDelete,
-	}
+	)
 }
+
+// known are the kinds, for each event that comes in.
+var known = sync.OnceValue(func() map[Kind]bool {
+	out := make(map[Kind]bool)
+	for _, k := range Kinds() {
+		out[k] = true
+	}
+	return out
+})
 
 // KindOf returns the kind of an event, and whether its type and code belong
 // together in the list of kinds.
 func KindOf(e *auditv1.Event) (Kind, bool) {
-	for _, k := range Kinds() {
-		if k.Code == e.GetCode() && k.Type == e.GetEvent() {
-			return k, true
-		}
+	if k := (Kind{Type: e.GetEvent(), Code: e.GetCode()}); known()[k] {
+		return k, true
 	}
 	return Kind{}, false
 }

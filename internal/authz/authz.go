@@ -232,7 +232,7 @@ func unauthenticated() error {
 // MayEmit decides whether the caller may send the event to the audit log: a host,
 // and only events that its services make. A service's certificate speaks for that
 // service, a process-level certificate for all services of the process. An event
-// of a node that names a server must name the caller.
+// of an agent that names a server must name the caller.
 func MayEmit(caller rpc.Caller, event *auditv1.Event) error {
 	host := caller.Host()
 	if host == nil {
@@ -256,12 +256,12 @@ func MayEmit(caller rpc.Caller, event *auditv1.Event) error {
 	return refused
 }
 
-// mayName holds an event against the host that sends it. A node speaks of itself. What
+// mayName holds an event against the host that sends it. An agent speaks of itself. What
 // a Proxy says of a server says who says it, and sessions are always some server's.
 func mayName(role types.SystemRole, host *identity.Host, kind audit.Kind, fields map[string]*structpb.Value) error {
 	server := fields["server_id"]
 	switch {
-	case role == types.RoleNode && server != nil && server.GetStringValue() != host.ID:
+	case role != types.RoleProxy && server != nil && server.GetStringValue() != host.ID:
 		return fault.Denied("access denied: host %s sent an event about another server", host.ID)
 	case role == types.RoleProxy && server == nil && Carried(kind):
 		return fault.Denied("access denied: Proxy %s sent a %q event that names no server", host.ID, kind.Type)

@@ -119,6 +119,8 @@ var emits = map[types.SystemRole][]audit.Kind{
 		audit.PortForward, audit.PortForwardFailure, audit.PortForwardStop, audit.AgentForward, audit.AgentForwardFailure,
 		audit.X11Forward, audit.X11ForwardFailure,
 	},
+	types.RoleApp: audit.AppSessionKinds(),
+	types.RoleDB:  audit.DatabaseSessionKinds(),
 }
 
 // announces names the kind of server resource that a service announces.
