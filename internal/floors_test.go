@@ -24,7 +24,7 @@ var floors = []struct {
 	packages []string
 }{
 	{1, []string{"internal/fault", "internal/version", "internal/join/jwk", "api/..."}},
-	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress"}},
+	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress", "internal/label"}},
 	{3, []string{
 		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
 		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/diag", "internal/join/method",
@@ -42,7 +42,7 @@ var floors = []struct {
 		"internal/join/all", "internal/authz", "internal/tunnel", "internal/client", "internal/control", "internal/client/screen", "internal/client/transfer", "internal/sshd",
 	}},
 	{7, []string{"internal/authapi", "internal/join", "internal/login", "internal/route", "internal/sshaccess", "internal/webapp", "internal/client/clienttest"}},
-	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh", "internal/enroll"}},
+	{8, []string{"internal/service/auth", "internal/service/proxy", "internal/service/ssh", "internal/service/app", "internal/enroll"}},
 	{9, []string{"internal/config"}},
 	{10, []string{"internal/process", "internal/doctor"}},
 	{11, []string{"cmd/teleport", "cmd/tctl", "cmd/tsh", "test/..."}},
