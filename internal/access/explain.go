@@ -30,27 +30,19 @@ type Verdict struct {
 // ExplainLogin decides as Checker.Login does, and says what each role contributes.
 func ExplainLogin(s Subject, login string, labels map[string]string) (Decision, []Verdict) {
 	c := NewChecker(s)
-	verdicts := make([]Verdict, 0, len(c.roles))
-	given := slices.DeleteFunc(slices.Clone(s.Roles), func(r *typesv1.Role) bool { return r == nil })
-	for i, r := range c.roles {
-		v := Verdict{Role: r.name}
-		switch spec := given[i].GetSpec(); {
+	verdicts := c.eachRole(s, func(r role, spec *typesv1.RoleSpec) Verdict {
+		switch {
 		case r.deny.deniesLogin(login):
-			v.Verdict, v.Rule, v.Why = VerdictRefuses, ruleDenyLogins, whyDeniesLogin(r.deny, login)
+			return Verdict{Verdict: VerdictRefuses, Rule: ruleDenyLogins, Why: whyDeniesLogin(r.deny, login)}
 		case r.deny.labels.denies(labels):
-			v.Verdict, v.Rule = VerdictRefuses, ruleDenyLabels
-			v.Why = whyDeniesLabels(r.deny.labels, spec.GetDeny().GetNodeLabels(), labels)
+			return Verdict{Verdict: VerdictRefuses, Rule: ruleDenyLabels, Why: whyDenies("node", r.deny.labels, spec.GetDeny().GetNodeLabels(), labels)}
 		case !slices.Contains(r.allow.logins, login):
-			v.Verdict, v.Rule, v.Why = VerdictNothing, ruleAllowLogins, whyNoLogin(r.allow, login)
+			return Verdict{Verdict: VerdictNothing, Rule: ruleAllowLogins, Why: whyNoLogin(r.allow, login)}
 		case !r.allow.labels.allows(labels):
-			v.Verdict, v.Rule = VerdictNothing, ruleAllowLabels
-			v.Why = whyNoLabels(r.allow.labels, spec.GetAllow().GetNodeLabels(), labels)
-		default:
-			v.Verdict, v.Rule = VerdictAllows, ruleAllowLogins
-			v.Why = fmt.Sprintf("login %q is among its logins, and its node_labels match", login)
+			return Verdict{Verdict: VerdictNothing, Rule: ruleAllowLabels, Why: whyNoMatch("node", "node_labels", r.allow.labels, spec.GetAllow().GetNodeLabels(), labels)}
 		}
-		verdicts = append(verdicts, v)
-	}
+		return Verdict{Verdict: VerdictAllows, Rule: ruleAllowLogins, Why: fmt.Sprintf("login %q is among its logins, and its node_labels match", login)}
+	})
 	return c.Login(login, labels), verdicts
 }
 
@@ -64,19 +56,42 @@ func whyDeniesLogin(c condition, login string) string {
 	return fmt.Sprintf("it denies login %q", login)
 }
 
-func whyDeniesLabels(s selector, written map[string]*typesv1.Strings, labels map[string]string) string {
+// whyDenies says which label of a resource a role denies.
+func whyDenies(what string, s selector, written map[string]*typesv1.Strings, labels map[string]string) string {
 	switch {
 	case s.broken != nil:
-		return "its node_labels cannot be understood: " + s.broken.Error()
+		return "its labels cannot be understood: " + s.broken.Error()
 	case s.everything:
-		return "it denies every node"
+		return "it denies every " + what
 	}
 	for _, k := range s.keys {
 		if k.match(labels) {
-			return fmt.Sprintf("the node has %s=%s, and it denies %s", k.key, labels[k.key], labelText(k.key, written))
+			return fmt.Sprintf("the %s has %s=%s, and it denies %s", what, k.key, labels[k.key], labelText(k.key, written))
 		}
 	}
-	return "it denies the labels of the node"
+	return "it denies the labels of the " + what
+}
+
+// whyNoMatch says what a resource lacks for a role to be about it.
+func whyNoMatch(what, field string, s selector, written map[string]*typesv1.Strings, labels map[string]string) string {
+	switch {
+	case s.broken != nil:
+		return fmt.Sprintf("its %s cannot be understood: %v", field, s.broken)
+	case len(s.keys) == 0:
+		return fmt.Sprintf("it has no %s, so it is about no %s", field, what)
+	}
+	var misses []string
+	for _, k := range s.keys {
+		if k.match(labels) {
+			continue
+		}
+		has := fmt.Sprintf("the %s has no label %s", what, k.key)
+		if v, ok := labels[k.key]; ok {
+			has = fmt.Sprintf("the %s has %s=%s", what, k.key, v)
+		}
+		misses = append(misses, fmt.Sprintf("%s, and it wants %s", has, labelText(k.key, written)))
+	}
+	return strings.Join(misses, "; ")
 }
 
 func whyNoLogin(c condition, login string) string {
@@ -87,27 +102,6 @@ func whyNoLogin(c condition, login string) string {
 		return "it gives this user no logins"
 	}
 	return fmt.Sprintf("login %q is not among its logins: %s", login, strings.Join(c.logins, ", "))
-}
-
-func whyNoLabels(s selector, written map[string]*typesv1.Strings, labels map[string]string) string {
-	switch {
-	case s.broken != nil:
-		return "its node_labels cannot be understood: " + s.broken.Error()
-	case len(s.keys) == 0:
-		return "it has no node_labels, so it is about no node"
-	}
-	var misses []string
-	for _, k := range s.keys {
-		if k.match(labels) {
-			continue
-		}
-		has := "the node has no label " + k.key
-		if v, ok := labels[k.key]; ok {
-			has = fmt.Sprintf("the node has %s=%s", k.key, v)
-		}
-		misses = append(misses, fmt.Sprintf("%s, and it wants %s", has, labelText(k.key, written)))
-	}
-	return strings.Join(misses, "; ")
 }
 
 func labelText(key string, written map[string]*typesv1.Strings) string {

@@ -35,6 +35,10 @@ func TestApp(t *testing.T) {
 			if d.Allowed != (c.want != "") || d.Allowed && d.Role != c.want || d.Reason == "" {
 				t.Errorf("App = %+v, want role %q", d, c.want)
 			}
+			explained, verdicts := access.ExplainApp(access.Subject{User: "u", Roles: c.roles}, c.labels)
+			if explained != d || len(verdicts) != len(c.roles) {
+				t.Errorf("ExplainApp = %+v with %+v, decided %+v", explained, verdicts, d)
+			}
 		})
 	}
 }
@@ -105,6 +109,18 @@ func TestDatabaseAlgebra(t *testing.T) {
 		got := c.Database(labels, who)
 		if got.Allowed != (allowed && !denied) || got.Reason == "" {
 			t.Fatalf("Database(%+v) = %+v, allowed %v, denied %v", who, got, allowed, denied)
+		}
+		explained, verdicts := access.ExplainDatabase(s, labels, who)
+		allows, refuses := false, false
+		for _, v := range verdicts {
+			allows = allows || v.Verdict == access.VerdictAllows
+			refuses = refuses || v.Verdict == access.VerdictRefuses
+			if v.Why == "" || v.Rule == "" || v.Role == "" {
+				t.Fatalf("verdict %+v says nothing", v)
+			}
+		}
+		if explained != got || got.Allowed != (allows && !refuses) {
+			t.Fatalf("explained %+v by %+v, decided %+v", explained, verdicts, got)
 		}
 		if got.Allowed && !c.SeesDatabase(labels).Allowed {
 			t.Fatal("may log in to what it does not see")
