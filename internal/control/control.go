@@ -49,8 +49,10 @@ type Config struct {
 	Conn grpc.ClientConnInterface
 	// Cache is fed.
 	Cache *cache.Cache
-	// Servers returns the servers to announce. Nil announces none.
-	Servers func() []*typesv1.Server
+	// Servers returns the servers to announce, several of a kind if a service serves
+	// several resources. What it returned must not be changed afterwards. Nil announces
+	// none.
+	Servers func() []types.Resource
 	// ServersChanged says that Servers changed; one value may stand for many changes.
 	ServersChanged <-chan struct{}
 	// Sessions returns the sessions of the process that others may see or join, and
@@ -272,7 +274,7 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 	}
 }
 
-func (r *runner) servers() []*typesv1.Server {
+func (r *runner) servers() []types.Resource {
 	if r.cfg.Servers == nil {
 		return nil
 	}
@@ -288,17 +290,17 @@ func send(st stream, m *agentv1.ControlRequest) error {
 }
 
 // announced is what Auth was told on this stream.
-type announced map[string]*typesv1.Server
+type announced map[served]types.Resource
+
+// served names a server.
+type served struct{ kind, name string }
 
 // update tells Auth the difference to servers.
-func (a announced) update(st stream, servers []*typesv1.Server) error {
-	gone := make(map[string]*typesv1.Server, len(a))
-	for key, s := range a {
-		gone[key] = s
-	}
+func (a announced) update(st stream, servers []types.Resource) error {
+	now := make(map[served]bool, len(servers))
 	for _, s := range servers {
-		key := s.GetKind() + "/" + s.GetMetadata().GetName()
-		delete(gone, key)
+		key := served{s.GetKind(), s.GetMetadata().GetName()}
+		now[key] = true
 		if proto.Equal(a[key], s) {
 			continue
 		}
@@ -307,7 +309,10 @@ func (a announced) update(st stream, servers []*typesv1.Server) error {
 		}
 		a[key] = s
 	}
-	for key, s := range gone {
+	for key, s := range a {
+		if now[key] {
+			continue
+		}
 		if err := announce(st, s, true); err != nil {
 			return err
 		}
@@ -316,7 +321,7 @@ func (a announced) update(st stream, servers []*typesv1.Server) error {
 	return nil
 }
 
-func announce(st stream, s *typesv1.Server, gone bool) error {
+func announce(st stream, s types.Resource, gone bool) error {
 	packed, err := types.ToAny(s)
 	if err != nil {
 		return fmt.Errorf("announce %s: %w", s.GetKind(), err)

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -118,7 +119,7 @@ type agent struct {
 	cancel  context.CancelFunc
 	done    chan error
 	states  chan error
-	servers []*typesv1.Server
+	servers []types.Resource
 	changed chan struct{}
 	cas     [][]*typesv1.CertAuthority
 	casErr  error
@@ -129,11 +130,11 @@ func run(t *testing.T) *agent {
 	a := &agent{auth: newFakeAuth(), cache: cache.New(), done: make(chan error, 1), states: make(chan error, 100), changed: make(chan struct{}, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
 	a.cancel = cancel
-	a.servers = []*typesv1.Server{server("host-1", "one")}
+	a.servers = []types.Resource{server("host-1", "one")}
 	go func() {
 		a.done <- control.Run(ctx, control.Config{
 			Conn: a.auth, Cache: a.cache, ServersChanged: a.changed,
-			Servers: func() []*typesv1.Server { return a.servers },
+			Servers: func() []types.Resource { return a.servers },
 			OnState: func(err error) { a.states <- err },
 			OnAuthorities: func(cas []*typesv1.CertAuthority) error {
 				a.cas = append(a.cas, cas)
@@ -246,7 +247,7 @@ func TestAnnouncements(t *testing.T) {
 		if len(s.requests) != 0 {
 			t.Error("a server that did not change was announced again")
 		}
-		a.servers = []*typesv1.Server{server("host-1", "renamed")}
+		a.servers = []types.Resource{server("host-1", "renamed")}
 		a.changed <- struct{}{}
 		if name, gone := take(); name != "host-1 renamed" || gone {
 			t.Errorf("announced %q gone=%t, want the new host name", name, gone)
@@ -256,7 +257,7 @@ func TestAnnouncements(t *testing.T) {
 		if name, gone := take(); name != "host-1 renamed" || !gone {
 			t.Errorf("announced %q gone=%t, want it withdrawn", name, gone)
 		}
-		a.servers = []*typesv1.Server{server("host-1", "back")}
+		a.servers = []types.Resource{server("host-1", "back")}
 		a.changed <- struct{}{}
 		take()
 		a.cancel()
@@ -270,6 +271,52 @@ func TestAnnouncements(t *testing.T) {
 		if err := <-a.done; err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
+	})
+}
+
+// TestSeveralOfAKind: a service may serve several resources, each for itself.
+func TestSeveralOfAKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		app := func(name, description string) types.Resource {
+			s := types.New(types.KindAppServer, types.ServerName(name, "host-1")).(*typesv1.AppServer)
+			s.Metadata.Description = description
+			return s
+		}
+		a := run(t)
+		s := <-a.auth.streams
+		s.hello(t, true)
+		<-s.requests
+		take := func() string {
+			t.Helper()
+			m := (<-s.requests).GetAnnounce()
+			r, err := types.FromAny(m.GetServer())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Sprintf("%s/%s %s %t", r.GetKind(), r.GetMetadata().GetName(), r.GetMetadata().GetDescription(), m.GetGone())
+		}
+		node := a.servers[0]
+		for _, step := range []struct {
+			servers []types.Resource
+			want    []string
+		}{
+			{[]types.Resource{node, app("a", ""), app("b", "")}, []string{"app_server/a@host-1  false", "app_server/b@host-1  false"}},
+			{[]types.Resource{app("a", "new"), node, app("b", "")}, []string{"app_server/a@host-1 new false"}},
+			{[]types.Resource{node, app("b", ""), app("c", "")}, []string{"app_server/c@host-1  false", "app_server/a@host-1 new true"}},
+		} {
+			a.servers = step.servers
+			a.changed <- struct{}{}
+			for _, want := range step.want {
+				if got := take(); got != want {
+					t.Errorf("announced %q, want %q", got, want)
+				}
+			}
+			synctest.Wait()
+			if len(s.requests) != 0 {
+				t.Error("more was announced than what changed")
+			}
+		}
+		a.stop(t, s)
 	})
 }
 

@@ -362,10 +362,10 @@ func (s *servers) withdraw(kind string) {
 }
 
 // list returns the resources.
-func (s *servers) list() []*typesv1.Server {
+func (s *servers) list() []types.Resource {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*typesv1.Server, 0, len(s.byKind))
+	out := make([]types.Resource, 0, len(s.byKind))
 	for _, srv := range s.byKind {
 		out = append(out, srv)
 	}

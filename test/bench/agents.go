@@ -77,7 +77,7 @@ func (a *lightAgent) tunnel(ctx context.Context, onState func(bool)) error {
 		TLS:     ca.ClientTLS(nil, a.holder.Trust, types.RoleProxy),
 		Signer:  func() ssh.Signer { return a.holder.SSHSigner("") },
 		HostKey: func() ssh.HostKeyCallback { return a.checkProxy },
-		Handle:  func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) { _ = conn.Close() },
+		Handle:  func(_ context.Context, conn net.Conn, _ tunnel.Request) { _ = conn.Close() },
 		Dial:    fromAnywhere,
 		Log:     quiet(),
 	}, onState)
@@ -106,7 +106,7 @@ func (a *lightAgent) control(ctx context.Context, onState func(error)) error {
 	node.Spec = &typesv1.ServerSpec{Hostname: a.name, Version: version.Version, UseTunnel: true}
 	return control.Run(ctx, control.Config{
 		Conn: conn, Cache: cache.New(), OnState: onState, Log: quiet(),
-		Servers: func() []*typesv1.Server { return []*typesv1.Server{node} },
+		Servers: func() []types.Resource { return []types.Resource{node} },
 	})
 }
 

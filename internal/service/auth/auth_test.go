@@ -310,7 +310,7 @@ func TestJoinedNodeIsListedAndLeaves(t *testing.T) {
 	emitter := control.NewEmitter(conn, nil)
 	go func() {
 		done <- control.Run(ctx, control.Config{
-			Conn: conn, Cache: copied, Emitter: emitter, Servers: func() []*typesv1.Server { return []*typesv1.Server{server} },
+			Conn: conn, Cache: copied, Emitter: emitter, Servers: func() []types.Resource { return []types.Resource{server} },
 		})
 	}()
 	if err := copied.WaitSynced(t.Context()); err != nil {
