@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"bytes"
 	"net"
 	"sync"
 	"time"
@@ -36,8 +37,10 @@ type buffered struct {
 	// coming is set while a goroutine is on its way to write what is waiting, and
 	// writing while somebody writes.
 	coming, writing bool
-	closed          bool
-	err             error
+	// offered says that our first packet is on its way.
+	offered bool
+	closed  bool
+	err     error
 }
 
 func newBuffered(nc net.Conn) *buffered {
@@ -118,6 +121,10 @@ func (b *buffered) writeBehindLocked(p []byte) (int, error) {
 	}
 	if b.closed {
 		return 0, net.ErrClosed
+	}
+	if !b.offered && !bytes.HasPrefix(p, []byte("SSH-")) {
+		b.offered = true
+		b.changed.Broadcast()
 	}
 	if b.waiting == nil {
 		b.waiting = *buffers.Get().(*[]byte)

@@ -42,7 +42,13 @@ func (f *firstOffer) see(p []byte) (over bool, err error) {
 }
 
 // refuseWeak tells the client why it is refused, in a packet of before the key exchange.
+// Our own offer goes first: who only looks at that gets it.
 func (b *buffered) refuseWeak() {
+	b.mu.Lock()
+	for !b.offered && !b.closed && b.err == nil {
+		b.changed.Wait()
+	}
+	b.mu.Unlock()
 	const keyExchangeFailed = 3
 	payload := append([]byte{1}, ssh.Marshal(struct {
 		Reason         uint32
