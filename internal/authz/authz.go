@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -79,7 +81,10 @@ func (a *Authorizer) Authorize(ctx context.Context, caller rpc.Caller, fullMetho
 	if caller.User() == nil {
 		return nil
 	}
-	if err := a.exists(ctx, caller); err != nil || r.kind == "" {
+	if err := a.exists(ctx, caller); err != nil {
+		return err
+	}
+	if err := a.pinned(ctx, caller); err != nil || r.kind == "" {
 		return err
 	}
 	if r.resource {
@@ -102,6 +107,31 @@ func routed(caller rpc.Caller) error {
 	}
 	return fault.New(fault.ErrDenied, "access denied: this certificate of user %q is only good for %s: use the one of tsh login", user.Name, resource).
 		WithCode("certificate_routed")
+}
+
+// pinned refuses a certificate that is bound to another address than the caller's, and
+// one that is bound to none where a role wants it to be. A Proxy that passes a connection
+// on has signed where it comes from (see package mux).
+func (a *Authorizer) pinned(ctx context.Context, caller rpc.Caller) error {
+	var from net.Addr
+	if ap, err := netip.ParseAddrPort(caller.Addr); err == nil {
+		from = net.TCPAddrFromAddrPort(ap)
+	}
+	if err := caller.Identity.CheckSource(from); err != nil {
+		return a.refuse(ctx, caller, fault.New(fault.ErrDenied, "access denied: %w", err).WithCode("source_address"))
+	}
+	if caller.User().SourceIP != "" {
+		return nil
+	}
+	subject, err := a.Subject(ctx, caller)
+	if err != nil {
+		return err
+	}
+	if access.OptionsOf(subject).PinSource {
+		err := fault.New(fault.ErrDenied, "access denied: your roles bind certificates to the address of the login, and yours names none: log in again")
+		return a.refuse(ctx, caller, err.WithCode("source_address"))
+	}
+	return nil
 }
 
 // exists refuses a user that was deleted since the certificate was made.

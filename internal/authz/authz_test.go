@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -188,6 +189,42 @@ func TestRoutedCertificatesOpenNothing(t *testing.T) {
 				t.Errorf("%s: %s = %v, want a refusal", name, method, err)
 			} else if authz.HasRow(method) && fault.Code(err) != "certificate_routed" {
 				t.Errorf("%s: %s = %v with code %q", name, method, err, fault.Code(err))
+			}
+		}
+	}
+}
+
+// TestPinnedCertificates has certificates that are good from one address only.
+func TestPinnedCertificates(t *testing.T) {
+	yes := true
+	a := authz.New(func(ctx context.Context, names []string) ([]*typesv1.Role, error) {
+		roles, err := presets(ctx, names)
+		if slices.Contains(names, "bound") {
+			bound := types.New(types.KindRole, "bound").(*typesv1.Role)
+			bound.Spec = &typesv1.RoleSpec{Options: &typesv1.RoleOptions{PinSourceIp: &yes}}
+			roles = append(roles, bound)
+		}
+		return roles, err
+	})
+	for name, tt := range map[string]struct {
+		source, addr string
+		roles        []string
+		want         error
+	}{
+		"its_address":      {"192.0.2.1", "192.0.2.1:7", []string{"editor", "bound"}, nil},
+		"mapped":           {"192.0.2.1", "[::ffff:192.0.2.1]:7", []string{"editor", "bound"}, nil},
+		"another":          {"192.0.2.1", "192.0.2.2:7", []string{"editor", "bound"}, fault.ErrDenied},
+		"another_no_role":  {"192.0.2.1", "192.0.2.2:7", []string{"editor"}, fault.ErrDenied},
+		"unknown":          {"192.0.2.1", "", []string{"editor"}, fault.ErrDenied},
+		"no_address":       {"192.0.2.1", "@", []string{"editor"}, fault.ErrDenied},
+		"names_none":       {"", "192.0.2.1:7", []string{"editor", "bound"}, fault.ErrDenied},
+		"names_none_needs": {"", "192.0.2.1:7", []string{"editor"}, nil},
+	} {
+		caller := user(tt.roles...)
+		caller.Identity.User.SourceIP, caller.Addr = tt.source, tt.addr
+		for _, method := range []string{userv1.UserService_CreateUser_FullMethodName, statusv1.StatusService_GetStatus_FullMethodName} {
+			if err := a.Authorize(t.Context(), caller, method); !errors.Is(err, tt.want) {
+				t.Errorf("%s: %s = %v, want %v", name, method, err, tt.want)
 			}
 		}
 	}

@@ -71,7 +71,7 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	if options.Broken != nil {
 		return nil, nil, fault.Denied("an option of the roles of user %q cannot be understood: ask an administrator to mend it: %v", subject.User, options.Broken)
 	}
-	source, err := pinnedSource(options, caller)
+	source, err := pinnedSource(subject.User, options, caller)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -112,11 +112,15 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 
 // pinnedSource returns the only address that the certificates may be used from, if a
 // role wants that: the one that the user logs in from. An administrator who signs
-// certificates for somebody else does not know it; such certificates name none, and
-// are refused where a role pins.
-func pinnedSource(o access.Options, caller rpc.Caller) (string, error) {
-	if !o.PinSource || !caller.Anonymous() {
+// certificates for somebody else does not know it, and certificates without one would be
+// refused everywhere.
+func pinnedSource(user string, o access.Options, caller rpc.Caller) (string, error) {
+	if !o.PinSource {
 		return "", nil
+	}
+	if !caller.Anonymous() {
+		return "", fault.Denied("a role of user %q has pin_source_ip: certificates name the address that the user logs in from, and here nobody logs in. "+
+			"Sign for a user without such a role, or have the user log in with tsh login", user)
 	}
 	addr, err := netip.ParseAddrPort(caller.Addr)
 	if err != nil {
