@@ -28,15 +28,24 @@ func newAccess(a *app) *cobra.Command {
 
 func newAccessExplain(a *app) *cobra.Command {
 	var format string
+	var what asked
 	cmd := &cobra.Command{
-		Use:   "explain USER LOGIN@NODE | EVENT-ID",
-		Short: "Say which rule allows or refuses a login, and what each role says",
+		Use:   "explain USER LOGIN@NODE | USER --app=APP | USER --db=DATABASE | EVENT-ID",
+		Short: "Say which rule allows or refuses somebody, and what each role says",
 		Long: "explain decides as the node would, by the user, the roles, the node and the locks as they are now, and shows\n" +
 			"what each role says. EVENT-ID is the id that a user who was refused was shown (audit event ...).\n" +
-			"It needs the verbs list and read on user, role and node, for an event list on event, and list on lock to know locks.",
+			"It needs the verbs list and read on user, role and node (app_server, db_server), for an event list on event, and\n" +
+			"list on lock to know locks.",
 		Args: screen.Args(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error { return runAccessExplain(cmd.Context(), a, args, format) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runAccessExplain(cmd.Context(), a, args, what, format)
+		},
 	}
+	cmd.Flags().StringVar(&what.app, "app", "", "name of an application")
+	cmd.Flags().StringVar(&what.db, "db", "", "name of a database")
+	cmd.Flags().StringVar(&what.dbUser, "db-user", "", "database user; with --db")
+	cmd.Flags().StringVar(&what.dbName, "db-name", "", "database of the server; with --db")
+	cmd.MarkFlagsMutuallyExclusive("app", "db")
 	screen.FormatFlag(cmd, &format, screen.Text, screen.JSON, screen.YAML)
 	return cmd
 }
@@ -44,9 +53,13 @@ func newAccessExplain(a *app) *cobra.Command {
 // explanation is an answer with what each role says.
 type explanation struct {
 	User   string `json:"user" yaml:"user"`
-	Login  string `json:"login" yaml:"login"`
-	Node   string `json:"node" yaml:"node"`
-	NodeID string `json:"node_id" yaml:"node_id"`
+	Login  string `json:"login,omitempty" yaml:"login,omitempty"`
+	Node   string `json:"node,omitempty" yaml:"node,omitempty"`
+	NodeID string `json:"node_id,omitempty" yaml:"node_id,omitempty"`
+	App    string `json:"app,omitempty" yaml:"app,omitempty"`
+	DB     string `json:"db,omitempty" yaml:"db,omitempty"`
+	DBUser string `json:"db_user,omitempty" yaml:"db_user,omitempty"`
+	DBName string `json:"db_name,omitempty" yaml:"db_name,omitempty"`
 	// Allowed and the others are the decision as it is now.
 	Allowed bool          `json:"allowed" yaml:"allowed"`
 	Role    string        `json:"role,omitempty" yaml:"role,omitempty"`
@@ -73,9 +86,21 @@ type explainedEvent struct {
 	Reason string    `json:"reason" yaml:"reason"`
 }
 
-func runAccessExplain(ctx context.Context, a *app, args []string, format string) error {
+// asked is what somebody may or may not use, other than a node.
+type asked struct{ app, db, dbUser, dbName string }
+
+func (q asked) resource() bool { return q.app != "" || q.db != "" }
+
+func runAccessExplain(ctx context.Context, a *app, args []string, what asked, format string) error {
 	var user, login, node string
-	if len(args) == 2 {
+	switch {
+	case (what.dbUser != "" || what.dbName != "") && what.db == "":
+		return screen.Usage("--db-user and --db-name go with --db")
+	case what.resource() && len(args) == 2:
+		return screen.Usage("%q: expected the name of a user alone with --app or --db", args[1])
+	case what.resource():
+		user = args[0]
+	case len(args) == 2:
 		var ok bool
 		if login, node, ok = strings.Cut(args[1], "@"); !ok || login == "" || node == "" {
 			return screen.Usage("%q: expected LOGIN@NODE, such as root@web-1", args[1])
@@ -84,14 +109,15 @@ func runAccessExplain(ctx context.Context, a *app, args []string, format string)
 	}
 	return a.with(ctx, func(conn grpc.ClientConnInterface) error {
 		var event *explainedEvent
-		if len(args) == 1 {
-			e, err := findEvent(ctx, conn, args[0], audit.AuthAttemptFailure.Type, audit.SessionRejected.Type)
+		if len(args) == 1 && !what.resource() {
+			e, err := findEvent(ctx, conn, args[0], audit.AuthAttemptFailure.Type, audit.SessionRejected.Type, audit.DatabaseSessionStartFailure.Type, audit.AppSessionStartFailure.Type)
 			if err != nil {
 				return err
 			}
 			event = &explainedEvent{ID: e.GetUid(), Time: e.GetTime().AsTime(), Role: text(e, "role"), Rule: text(e, "rule"), Reason: firstOf(text(e, "reason"), text(e, "error"))}
 			user, login, node = text(e, "user"), text(e, "login"), firstOf(text(e, "server_id"), text(e, "target"))
-			if login == "" {
+			what = asked{app: text(e, "app_name"), db: text(e, "db_service"), dbUser: text(e, "db_user"), dbName: text(e, "db_name")}
+			if login == "" && !what.resource() {
 				return fault.Invalid("event %s was refused before a login was known, by %s: %s", e.GetUid(), firstOf(text(e, "proxy_id"), "the Proxy"), event.Reason)
 			}
 		}
@@ -99,7 +125,12 @@ func runAccessExplain(ctx context.Context, a *app, args []string, format string)
 		if err != nil {
 			return err
 		}
-		out, err := world.explain(user, login, node)
+		var out *explanation
+		if what.resource() {
+			out, err = a.explainResource(ctx, conn, world, user, what)
+		} else {
+			out, err = world.explain(user, login, node)
+		}
 		if err != nil {
 			return err
 		}
@@ -228,19 +259,22 @@ func (w *world) explain(name, login, nodeName string) (*explanation, error) {
 	s := w.subject(w.users[i])
 	s.Locks, s.ServerID = w.locks, node.GetMetadata().GetName()
 	d, verdicts := access.ExplainLogin(s, login, types.ServerLabels(node))
-	out := &explanation{
-		User: name, Login: login, Node: node.GetSpec().GetHostname(), NodeID: node.GetMetadata().GetName(),
-		Allowed: d.Allowed, Role: d.Role, Rule: d.Rule, Lock: d.Lock, Reason: d.Reason, Roles: []roleVerdict{},
-	}
+	out := &explanation{User: name, Login: login, Node: node.GetSpec().GetHostname(), NodeID: node.GetMetadata().GetName()}
+	out.fill(w, w.users[i], d, verdicts)
+	return out, nil
+}
+
+// fill adds the decision and what each role of the user says.
+func (x *explanation) fill(w *world, user *typesv1.User, d access.Decision, verdicts []access.Verdict) {
+	x.Allowed, x.Role, x.Rule, x.Lock, x.Reason, x.Roles = d.Allowed, d.Role, d.Rule, d.Lock, d.Reason, []roleVerdict{}
 	for _, v := range verdicts {
-		out.Roles = append(out.Roles, roleVerdict(v))
+		x.Roles = append(x.Roles, roleVerdict(v))
 	}
-	for _, role := range w.users[i].GetSpec().GetRoles() {
+	for _, role := range user.GetSpec().GetRoles() {
 		if w.roles[role] == nil {
-			out.Roles = append(out.Roles, roleVerdict{Role: role, Verdict: access.VerdictNothing, Why: "there is no role of this name, or you may not read it"})
+			x.Roles = append(x.Roles, roleVerdict{Role: role, Verdict: access.VerdictNothing, Why: "there is no role of this name, or you may not read it"})
 		}
 	}
-	return out, nil
 }
 
 func (x *explanation) write(a *app) error {
@@ -248,12 +282,20 @@ func (x *explanation) write(a *app) error {
 	if x.Allowed {
 		verdict = "allowed"
 	}
-	rows := [][2]string{
-		{"User", x.User},
+	rows := [][2]string{{"User", x.User}}
+	for _, row := range [][2]string{
 		{"Login", x.Login},
 		{"Node", strings.TrimSpace(x.Node + " " + x.NodeID)},
-		{"Now", verdict + ": " + x.Reason},
+		{"Application", x.App},
+		{"Database", x.DB},
+		{"Database User", x.DBUser},
+		{"Database Name", x.DBName},
+	} {
+		if row[1] != "" {
+			rows = append(rows, row)
+		}
 	}
+	rows = append(rows, [2]string{"Now", verdict + ": " + x.Reason})
 	if x.Event != nil {
 		rows = append(rows, [2]string{"Then", fmt.Sprintf("REFUSED: %s (%s UTC)", x.Event.Reason, x.Event.Time.UTC().Format(time.DateTime))})
 	}
