@@ -397,12 +397,12 @@ func (p *process) dialTunnel(ctx context.Context, network, addr string) (net.Con
 const tunnelDialTimeout = 10 * time.Second
 
 // handleTunnel serves a connection that came through the tunnel.
-func (p *process) handleTunnel(ctx context.Context, service types.SystemRole, conn net.Conn, clientAddr string) {
-	if s := p.ssh.Load(); service == types.RoleNode && s != nil {
-		s.HandleConn(ctx, conn, clientAddr)
+func (p *process) handleTunnel(ctx context.Context, conn net.Conn, req tunnel.Request) {
+	if s := p.ssh.Load(); req.Service == types.RoleNode && s != nil {
+		s.HandleConn(ctx, conn, req.ClientAddr)
 		return
 	}
-	p.log.WarnContext(ctx, "refused a connection for a service that does not run here", "wanted", service)
+	p.log.WarnContext(ctx, "refused a connection for a service that does not run here", "wanted", req.Service)
 	_ = conn.Close()
 }
 

@@ -1,6 +1,7 @@
 // Package route finds what a user asks for and connects to it: a name or an id
 // becomes one registered node that the user may see, reached through its tunnel or
-// at its registered address. It authenticates nobody, and it never dials an address
+// at its registered address; the name of an application or a database becomes one of
+// the agents that serve it. It authenticates nobody, and it never dials an address
 // that a client names.
 package route
 
@@ -21,6 +22,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/mux"
+	"teleport/internal/tunnel"
 	"teleport/internal/types"
 )
 
@@ -35,9 +37,11 @@ const (
 type Tunnels interface {
 	// Dial opens a connection to a service of the host; fault.ErrUnreachable if no
 	// tunnel of it works.
-	Dial(ctx context.Context, hostID string, service types.SystemRole, clientAddr string) (net.Conn, error)
-	// Connected reports whether the host has a tunnel to this Proxy.
+	Dial(ctx context.Context, hostID string, req tunnel.Request) (net.Conn, error)
+	// Connected reports whether the host has a tunnel to this Proxy, and Serves whether
+	// that leads to the service.
 	Connected(hostID string) bool
+	Serves(hostID string, service types.SystemRole) bool
 }
 
 // Config is what New needs.
@@ -51,6 +55,9 @@ type Config struct {
 	// address, where the Proxy's own machine serves things that are nobody else's
 	// business; nil is never.
 	Loopback func(hostID string) bool
+	// Usable, if set, refuses the agents of applications and databases that nobody is to
+	// be sent to just now, by an error.
+	Usable func(hostID string) error
 	// DialTCP replaces the network in tests.
 	DialTCP func(ctx context.Context, network, addr string) (net.Conn, error)
 	Now     func() time.Time
@@ -63,6 +70,9 @@ type Router struct{ cfg Config }
 func New(cfg Config) *Router {
 	if cfg.Loopback == nil {
 		cfg.Loopback = func(string) bool { return false }
+	}
+	if cfg.Usable == nil {
+		cfg.Usable = func(string) error { return nil }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -95,9 +105,7 @@ func (r *Router) Find(caller *identity.Identity, target Target) (*typesv1.Server
 	if err != nil {
 		return nil, err
 	}
-	checker := access.NewChecker(access.Subject{
-		User: caller.User.Name, Roles: r.cfg.Cache.Roles(caller.User.Roles), Traits: caller.User.Traits,
-	})
+	checker := r.checker(caller)
 	// Whoever joins sessions reaches hosts by their ids; servers that run only OpenSSH have
 	// no sessions to join.
 	joins := target.Join && checker.JoinsSome(types.KindSSH).Allowed
@@ -126,10 +134,9 @@ func (r *Router) Find(caller *identity.Identity, target Target) (*typesv1.Server
 func (r *Router) candidates(names []string) [][]*typesv1.Server {
 	now := r.cfg.Now()
 	gone := func(n *typesv1.Server) bool {
-		e := n.GetMetadata().GetExpires()
 		// An OpenSSH server need not have joined; what removes the host removes it too.
 		removed := n.GetSubKind() != types.SubKindOpenSSH && r.cfg.Cache.Removed(n.GetMetadata().GetName())
-		return e != nil && !e.AsTime().After(now) || removed
+		return expired(n, now) || removed
 	}
 	var out [][]*typesv1.Server
 	for _, name := range names {
@@ -145,6 +152,18 @@ func (r *Router) candidates(names []string) [][]*typesv1.Server {
 		}
 	}
 	return append(out, named)
+}
+
+// checker decides about what the caller sees.
+func (r *Router) checker(caller *identity.Identity) *access.Checker {
+	return access.NewChecker(access.Subject{
+		User: caller.User.Name, Roles: r.cfg.Cache.Roles(caller.User.Roles), Traits: caller.User.Traits,
+	})
+}
+
+func expired(res types.Resource, now time.Time) bool {
+	e := res.GetMetadata().GetExpires()
+	return e != nil && !e.AsTime().After(now)
 }
 
 // choose leaves out the nodes that cannot be reached; if that leaves several, the
@@ -223,7 +242,7 @@ func (r *Router) Connect(ctx context.Context, node *typesv1.Server, clientAddr s
 		return r.dialTCP(ctx, id, node.GetSpec().GetAddr())
 	}
 	if node.GetSpec().GetUseTunnel() || r.cfg.Tunnels.Connected(id) {
-		conn, err := r.cfg.Tunnels.Dial(ctx, id, types.RoleNode, clientAddr)
+		conn, err := r.cfg.Tunnels.Dial(ctx, id, tunnel.Request{Service: types.RoleNode, ClientAddr: clientAddr})
 		if errors.Is(err, fault.ErrUnreachable) {
 			err = fault.Unreachable("node %q cannot be reached just now: %w", clip(node.GetSpec().GetHostname()), err)
 		}

@@ -16,6 +16,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/route"
+	"teleport/internal/tunnel"
 	"teleport/internal/types"
 )
 
@@ -34,8 +35,10 @@ type tunnels map[string]bool
 
 func (t tunnels) Connected(id string) bool { return t[id] }
 
-func (t tunnels) Dial(_ context.Context, id string, service types.SystemRole, addr string) (net.Conn, error) {
-	if !t[id] || service != types.RoleNode || addr != "192.0.2.7:1" {
+func (t tunnels) Serves(string, types.SystemRole) bool { return false }
+
+func (t tunnels) Dial(_ context.Context, id string, req tunnel.Request) (net.Conn, error) {
+	if !t[id] || req != (tunnel.Request{Service: types.RoleNode, ClientAddr: "192.0.2.7:1"}) {
 		return nil, fault.Unreachable("no tunnel of %s", id)
 	}
 	a, b := net.Pipe()

@@ -16,7 +16,6 @@ import (
 	"teleport/internal/identity"
 	"teleport/internal/mux"
 	"teleport/internal/retry"
-	"teleport/internal/types"
 )
 
 const (
@@ -37,9 +36,12 @@ type AgentConfig struct {
 	// HostKey checks the Proxy's SSH host certificate.
 	HostKey func() ssh.HostKeyCallback
 	// Handle serves a connection to one of the agent's services. The connection is
-	// closed when Handle returns. clientAddr is what the Proxy says of the client.
-	Handle func(ctx context.Context, service types.SystemRole, conn net.Conn, clientAddr string)
-	Log    *slog.Logger
+	// closed when Handle returns. What the request says of the client is the Proxy's word.
+	Handle func(ctx context.Context, conn net.Conn, req Request)
+	// Again, if set, asks for another tunnel, because Signer has a certificate with more
+	// to it. What goes through the one before goes on.
+	Again <-chan struct{}
+	Log   *slog.Logger
 
 	// Dial replaces the dialling of Addr.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -83,6 +85,7 @@ func RunAgent(ctx context.Context, cfg AgentConfig, onState func(connected bool)
 	a := &agent{cfg: cfg, onState: onState}
 	defer a.work.Wait()
 	pace := cfg.Reconnect
+	var before *link // it is to go as soon as there is another one
 	for ctx.Err() == nil {
 		l, err := a.connect(ctx)
 		if err != nil {
@@ -94,12 +97,21 @@ func RunAgent(ctx context.Context, cfg AgentConfig, onState func(connected bool)
 			_ = retry.Sleep(ctx, wait)
 			continue
 		}
+		if before != nil {
+			old := before
+			before = nil
+			a.work.Go(func() { old.retire(ctx) })
+		}
 		since := time.Now()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-l.left:
 		case <-l.gone:
+		case <-cfg.Again:
+			before = l
+			pace.Reset()
+			continue
 		}
 		select {
 		case <-l.left:
@@ -230,7 +242,7 @@ func (a *agent) accept(ctx context.Context, l *link, nc ssh.NewChannel) {
 		_ = nc.Reject(ssh.UnknownChannelType, "expected "+channelType)
 		return
 	}
-	service, client, err := parseTransport(nc.ExtraData())
+	req, client, err := parseTransport(nc.ExtraData())
 	if err != nil {
 		a.cfg.Log.WarnContext(ctx, "refused a channel of the Proxy", "error", err)
 		_ = nc.Reject(ssh.ConnectionFailed, "bad transport request")
@@ -255,10 +267,10 @@ func (a *agent) accept(ctx context.Context, l *link, nc ssh.NewChannel) {
 		defer func() { _ = conn.Close() }()
 		defer func() {
 			if v := recover(); v != nil {
-				a.cfg.Log.ErrorContext(ctx, "connection handler panicked", "service", service,
+				a.cfg.Log.ErrorContext(ctx, "connection handler panicked", "service", req.Service,
 					"panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 			}
 		}()
-		a.cfg.Handle(ctx, service, conn, client.String())
+		a.cfg.Handle(ctx, conn, req)
 	})
 }

@@ -218,7 +218,7 @@ func BenchmarkTunnelThroughput(b *testing.B) {
 			cfg, id := agentConfig(b, c, p.addr)
 			const chunk = 32 << 10
 			per := 64 << 20 / bb.streams
-			cfg.Handle = func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) {
+			cfg.Handle = func(_ context.Context, conn net.Conn, _ tunnel.Request) {
 				if bb.down {
 					copyOut(conn, per, chunk)
 					return
@@ -235,7 +235,7 @@ func BenchmarkTunnelThroughput(b *testing.B) {
 				var work sync.WaitGroup
 				for range bb.streams {
 					work.Go(func() {
-						conn, err := p.Dial(b.Context(), id, types.RoleNode, client)
+						conn, err := p.Dial(b.Context(), id, toNode)
 						if err != nil {
 							b.Error(err)
 							return
@@ -286,7 +286,7 @@ func BenchmarkDial(b *testing.B) {
 	until(b, "tunnel", func() bool { return p.Connected(id) })
 	one := make([]byte, 1)
 	for b.Loop() {
-		conn, err := p.Dial(b.Context(), id, types.RoleNode, client)
+		conn, err := p.Dial(b.Context(), id, toNode)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -20,7 +20,7 @@ func held(t *testing.T) (atProxy, atAgent net.Conn) {
 	t.Helper()
 	got, release := make(chan net.Conn), make(chan struct{})
 	_, p, a := pair(t, func(cfg *tunnel.AgentConfig) {
-		cfg.Handle = func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) {
+		cfg.Handle = func(_ context.Context, conn net.Conn, _ tunnel.Request) {
 			got <- conn
 			<-release
 		}

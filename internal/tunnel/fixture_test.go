@@ -27,6 +27,9 @@ import (
 
 const client = "192.0.2.7:40001"
 
+// toNode asks for the SSH Service for that client.
+var toNode = tunnel.Request{Service: types.RoleNode, ClientAddr: client}
+
 // cluster signs certificates.
 type cluster struct {
 	signer *ca.Signer
@@ -176,7 +179,7 @@ type agent struct {
 // hostKey accepts any Proxy of the cluster.
 func (c *cluster) hostKey() ssh.HostKeyCallback { return c.trust.AnyHostKeyCallback(types.RoleProxy) }
 
-func echo(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) {
+func echo(_ context.Context, conn net.Conn, _ tunnel.Request) {
 	_, _ = io.Copy(conn, conn)
 	_ = conn.(interface{ CloseWrite() error }).CloseWrite()
 }
@@ -256,7 +259,7 @@ func pair(t testing.TB, change func(*tunnel.AgentConfig)) (*cluster, *proxy, *ag
 
 func (p *proxy) dial(t testing.TB, id string) net.Conn {
 	t.Helper()
-	conn, err := p.Dial(t.Context(), id, types.RoleNode, client)
+	conn, err := p.Dial(t.Context(), id, toNode)
 	if err != nil {
 		t.Fatal(err)
 	}

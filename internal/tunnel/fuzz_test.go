@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,23 +10,34 @@ import (
 )
 
 func FuzzTransportRequest(f *testing.F) {
-	good, err := marshalTransport(types.RoleNode, "192.0.2.7:40001")
-	if err != nil {
-		f.Fatal(err)
+	for _, req := range []Request{
+		{Service: types.RoleNode, ClientAddr: "192.0.2.7:40001"},
+		{Service: types.RoleDB, ClientAddr: "[2001:db8::1]:1", Resource: "Sales-1", Native: true},
+	} {
+		good, err := req.marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		if got, _, err := parseTransport(good); err != nil || got != req {
+			f.Fatalf("parseTransport = %v, %v, want %v", got, err, req)
+		}
+		f.Add(good)
 	}
-	f.Add(good)
 	f.Add([]byte{})
 	f.Add(make([]byte, maxExtra+1))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		role, addr, err := parseTransport(in)
+		req, addr, err := parseTransport(in)
 		if err != nil {
 			return
 		}
-		if _, err := types.ParseSystemRole(string(role)); err != nil {
-			t.Fatalf("accepted role %q", role)
+		if _, err := types.ParseSystemRole(string(req.Service)); err != nil {
+			t.Fatalf("accepted role %q", req.Service)
 		}
 		if _, err := netip.ParseAddrPort(addr.String()); err != nil {
 			t.Fatalf("accepted address %q", addr)
+		}
+		if len(req.Resource) > 63 || strings.ContainsAny(req.Resource, " /\x00\n") {
+			t.Fatalf("accepted resource %q", req.Resource)
 		}
 	})
 }

@@ -43,6 +43,29 @@ func newLink(c ssh.Conn, w *wire, p pulse, log *slog.Logger) *link {
 // close ends the tunnel and all that goes through it.
 func (l *link) close() { _ = l.ssh.Close() }
 
+// retireLook is how often it is looked whether a tunnel that was replaced is idle.
+const retireLook = 250 * time.Millisecond
+
+// retire closes the tunnel, in whose place there is another one, when nothing goes
+// through it any more.
+func (l *link) retire(ctx context.Context) {
+	tick := time.NewTicker(retireLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.gone:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if l.channels.Load() == 0 {
+			l.close()
+			return
+		}
+	}
+}
+
 // watch answers and makes requests until the tunnel ends. It is the one goroutine
 // that an idle tunnel needs besides those of the SSH library. accept gets the
 // channels that the other end opens; nil refuses them.

@@ -153,7 +153,7 @@ func TestLiveness(t *testing.T) {
 		if s.Count() != 1 || len(wires) != 1 {
 			t.Fatalf("Count() = %d after %d dials, want the first tunnel still", s.Count(), len(wires))
 		}
-		conn, err := s.Dial(t.Context(), id, types.RoleNode, client)
+		conn, err := s.Dial(t.Context(), id, toNode)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -343,10 +343,10 @@ func (s *Server) allLocked() []*agentLink {
 	return all
 }
 
-// Dial opens a connection to a service of the host, for the client at clientAddr
-// ("ip:port"). It tries the newest tunnel first and then the others.
-func (s *Server) Dial(ctx context.Context, hostID string, service types.SystemRole, clientAddr string) (net.Conn, error) {
-	extra, err := marshalTransport(service, clientAddr)
+// Dial opens a connection to a service of the host. It tries the newest tunnel first
+// and then the others.
+func (s *Server) Dial(ctx context.Context, hostID string, req Request) (net.Conn, error) {
+	extra, err := req.marshal()
 	if err != nil {
 		return nil, err
 	}
@@ -355,8 +355,8 @@ func (s *Server) Dial(ctx context.Context, hostID string, service types.SystemRo
 	links := s.usable(hostID)
 	err = fault.Unreachable("host %q has no tunnel to this Proxy: is its agent running, and can it reach the Proxy?", hostID)
 	for i, l := range links {
-		if !l.host.Has(service) {
-			err = fault.Unreachable("its agent does not run the %s service", service)
+		if !l.host.Has(req.Service) {
+			err = fault.Unreachable("its agent does not run the %s service", req.Service)
 			continue
 		}
 		var conn net.Conn
@@ -390,6 +390,11 @@ func (s *Server) usable(hostID string) []*agentLink {
 
 // Connected reports whether the host has a tunnel.
 func (s *Server) Connected(hostID string) bool { return len(s.usable(hostID)) > 0 }
+
+// Serves reports whether the host has a tunnel that connects to the service.
+func (s *Server) Serves(hostID string, service types.SystemRole) bool {
+	return slices.ContainsFunc(s.usable(hostID), func(l *agentLink) bool { return l.host.Has(service) })
+}
 
 // Count returns the number of tunnels.
 func (s *Server) Count() int {

@@ -55,9 +55,24 @@ func algorithms() ssh.Config {
 	}
 }
 
-// marshalTransport makes the extra data of a channel.
-func marshalTransport(service types.SystemRole, clientAddr string) ([]byte, error) {
-	b, err := proto.Marshal(&proxyv1.TransportRequest{Service: string(service), ClientAddr: clientAddr})
+// Request says what a connection through a tunnel is for.
+type Request struct {
+	// Service is who is to serve it.
+	Service types.SystemRole
+	// ClientAddr is the client's ip:port.
+	ClientAddr string
+	// Resource is the application or database that is asked for, empty for a node. It is
+	// a hint: what the user may do is for the service to find out.
+	Resource string
+	// Native says that the client's own program ends TLS, in the way of its protocol.
+	Native bool
+}
+
+// marshal makes the extra data of a channel.
+func (r Request) marshal() ([]byte, error) {
+	b, err := proto.Marshal(&proxyv1.TransportRequest{
+		Service: string(r.Service), ClientAddr: r.ClientAddr, Resource: r.Resource, Native: r.Native,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encode transport request: %w", err)
 	}
@@ -68,23 +83,41 @@ func marshalTransport(service types.SystemRole, clientAddr string) ([]byte, erro
 }
 
 // parseTransport reads the extra data of a channel.
-func parseTransport(b []byte) (types.SystemRole, net.Addr, error) {
+func parseTransport(b []byte) (Request, net.Addr, error) {
 	if len(b) > maxExtra {
-		return "", nil, fault.Invalid("transport request of %d bytes: at most %d are allowed", len(b), maxExtra)
+		return Request{}, nil, fault.Invalid("transport request of %d bytes: at most %d are allowed", len(b), maxExtra)
 	}
 	var m proxyv1.TransportRequest
 	if err := proto.Unmarshal(b, &m); err != nil {
-		return "", nil, fault.Invalid("transport request: not a message: %w", err)
+		return Request{}, nil, fault.Invalid("transport request: not a message: %w", err)
 	}
 	role, err := types.ParseSystemRole(m.GetService())
 	if err != nil {
-		return "", nil, fmt.Errorf("transport request: %w", err)
+		return Request{}, nil, fmt.Errorf("transport request: %w", err)
 	}
 	addr, err := netip.ParseAddrPort(m.GetClientAddr())
 	if err != nil {
-		return "", nil, fault.Invalid("transport request: client address %q: expected ip:port", m.GetClientAddr())
+		return Request{}, nil, fault.Invalid("transport request: client address %q: expected ip:port", m.GetClientAddr())
 	}
-	return role, net.TCPAddrFromAddrPort(addr), nil
+	if err := checkResource(role, m.GetResource()); err != nil {
+		return Request{}, nil, fmt.Errorf("transport request: %w", err)
+	}
+	client := net.TCPAddrFromAddrPort(addr)
+	return Request{Service: role, ClientAddr: client.String(), Resource: m.GetResource(), Native: m.GetNative()}, client, nil
+}
+
+// checkResource refuses names that no resource of the service has.
+func checkResource(service types.SystemRole, name string) error {
+	switch service {
+	case types.RoleApp:
+		return types.ValidAppName(name)
+	case types.RoleDB:
+		return types.ValidDatabaseName(name)
+	}
+	if name != "" {
+		return fault.Invalid("the %s service has no resource %q", service, name)
+	}
+	return nil
 }
 
 // marshalLeaving makes the payload of a leaving request: within which time the agents that

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,14 +27,14 @@ import (
 
 func TestDial(t *testing.T) {
 	type seen struct {
-		service      types.SystemRole
-		addr, remote string
+		req    tunnel.Request
+		remote string
 	}
 	got := make(chan seen, 1)
 	_, p, a := pair(t, func(cfg *tunnel.AgentConfig) {
-		cfg.Handle = func(ctx context.Context, service types.SystemRole, conn net.Conn, addr string) {
-			got <- seen{service, addr, conn.RemoteAddr().String()}
-			echo(ctx, service, conn, addr)
+		cfg.Handle = func(ctx context.Context, conn net.Conn, req tunnel.Request) {
+			got <- seen{req, conn.RemoteAddr().String()}
+			echo(ctx, conn, req)
 		}
 	})
 	conn := p.dial(t, a.id)
@@ -46,7 +47,7 @@ func TestDial(t *testing.T) {
 	if err != nil || !bytes.Equal(back, sent) {
 		t.Errorf("echo of %d bytes = %d bytes (%v), want the same", len(sent), len(back), err)
 	}
-	if want := (seen{types.RoleNode, client, client}); <-got != want {
+	if want := (seen{toNode, client}); <-got != want {
 		t.Errorf("agent saw something else than %v", want)
 	}
 	if p.Count() != 1 {
@@ -59,16 +60,18 @@ func TestDialRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name, id, addr string
 		service        types.SystemRole
+		resource       string
 		want           error
 		text           string
 	}{
-		{"unknown_host", uuid.NewString(), client, types.RoleNode, fault.ErrUnreachable, "has no tunnel"},
-		{"service_not_in_certificate", a.id, client, types.RoleApp, fault.ErrUnreachable, "does not run the App service"},
-		{"bad_address", a.id, "somewhere", types.RoleNode, fault.ErrUnreachable, "bad transport request"},
-		{"long_address", a.id, strings.Repeat("x", 5000), types.RoleNode, fault.ErrInvalid, "at most"},
+		{"unknown_host", uuid.NewString(), client, types.RoleNode, "", fault.ErrUnreachable, "has no tunnel"},
+		{"service_not_in_certificate", a.id, client, types.RoleApp, "", fault.ErrUnreachable, "does not run the App service"},
+		{"bad_resource", a.id, client, types.RoleNode, "x", fault.ErrUnreachable, "bad transport request"},
+		{"bad_address", a.id, "somewhere", types.RoleNode, "", fault.ErrUnreachable, "bad transport request"},
+		{"long_address", a.id, strings.Repeat("x", 5000), types.RoleNode, "", fault.ErrInvalid, "at most"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, err := p.Dial(t.Context(), tt.id, tt.service, tt.addr)
+			conn, err := p.Dial(t.Context(), tt.id, tunnel.Request{Service: tt.service, ClientAddr: tt.addr, Resource: tt.resource})
 			if err == nil {
 				_ = conn.Close()
 			}
@@ -79,12 +82,76 @@ func TestDialRefused(t *testing.T) {
 	}
 }
 
+// What is asked for besides nodes goes to the agent, and the Proxy knows who serves it.
+func TestDialResource(t *testing.T) {
+	c := newCluster(t)
+	p := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, p.addr)
+	_, signer := c.host(t, id, "", 0, types.RoleDB)
+	cfg.Signer = func() ssh.Signer { return signer }
+	got := make(chan tunnel.Request, 1)
+	cfg.Handle = func(_ context.Context, _ net.Conn, req tunnel.Request) { got <- req }
+	startAgent(t, cfg, id).wait(t, true)
+	until(t, "tunnel registered", func() bool { return p.Connected(id) })
+	if !p.Serves(id, types.RoleDB) || p.Serves(id, types.RoleApp) || p.Serves("other", types.RoleDB) {
+		t.Error("Serves does not go by the roles of the certificate")
+	}
+	want := tunnel.Request{Service: types.RoleDB, ClientAddr: client, Resource: "sales", Native: true}
+	conn, err := p.Dial(t.Context(), id, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if req := <-got; req != want {
+		t.Errorf("agent got %v, want %v", req, want)
+	}
+}
+
+// An agent with a certificate that says more opens another tunnel with it; what goes
+// through the one before is not cut.
+func TestAgain(t *testing.T) {
+	c := newCluster(t)
+	p := startProxy(t, c, nil, nil)
+	cfg, id := agentConfig(t, c, p.addr)
+	var signer atomic.Pointer[ssh.Signer]
+	set := func(roles ...types.SystemRole) {
+		_, s := c.host(t, id, "", 0, roles...)
+		signer.Store(&s)
+	}
+	set(types.RoleNode)
+	again := make(chan struct{})
+	cfg.Signer, cfg.Again = func() ssh.Signer { return *signer.Load() }, again
+	a := startAgent(t, cfg, id)
+	a.wait(t, true)
+	until(t, "tunnel registered", func() bool { return p.Connected(id) })
+	conn := p.dial(t, id)
+	set(types.RoleNode, types.RoleApp)
+	again <- struct{}{}
+	until(t, "the tunnel serves the new role", func() bool { return p.Serves(id, types.RoleApp) })
+	if p.Count() != 2 {
+		t.Errorf("Count = %d, want the tunnel of before, too: something goes through it", p.Count())
+	}
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Errorf("open connection was cut: %v", err)
+	}
+	_ = conn.Close()
+	until(t, "the tunnel of before is closed", func() bool { return p.Count() == 1 })
+	select {
+	case up := <-a.states:
+		t.Errorf("state went to %v while a tunnel was always there", up)
+	default:
+	}
+}
+
 func TestManyChannelsAtOnce(t *testing.T) {
 	_, p, a := pair(t, nil)
 	var work sync.WaitGroup
 	for i := range 200 {
 		work.Go(func() {
-			conn, err := p.Dial(t.Context(), a.id, types.RoleNode, client)
+			conn, err := p.Dial(t.Context(), a.id, toNode)
 			if err != nil {
 				t.Errorf("Dial() = %v", err)
 				return
@@ -107,7 +174,7 @@ func TestChannelsLeaveNothingBehind(t *testing.T) {
 	_, p, a := pair(t, nil)
 	use := func(n int) {
 		for range n {
-			conn, err := p.Dial(t.Context(), a.id, types.RoleNode, client)
+			conn, err := p.Dial(t.Context(), a.id, toNode)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +201,7 @@ func TestTunnelEndsWithItsChannels(t *testing.T) {
 		t.Errorf("Read() after the agent stopped = %v, want the end", err)
 	}
 	until(t, "tunnel forgotten", func() bool { return p.Count() == 0 && !p.Connected(a.id) })
-	if _, err := p.Dial(t.Context(), a.id, types.RoleNode, client); !errors.Is(err, fault.ErrUnreachable) {
+	if _, err := p.Dial(t.Context(), a.id, toNode); !errors.Is(err, fault.ErrUnreachable) {
 		t.Errorf("Dial() = %v, want ErrUnreachable", err)
 	}
 }
@@ -203,8 +270,8 @@ func TestNewestTunnelFirstThenTheOther(t *testing.T) {
 	c := newCluster(t)
 	p := startProxy(t, c, nil, nil)
 	cfg, id := agentConfig(t, c, p.addr)
-	name := func(n string) func(context.Context, types.SystemRole, net.Conn, string) {
-		return func(_ context.Context, _ types.SystemRole, conn net.Conn, _ string) { _, _ = io.WriteString(conn, n) }
+	name := func(n string) func(context.Context, net.Conn, tunnel.Request) {
+		return func(_ context.Context, conn net.Conn, _ tunnel.Request) { _, _ = io.WriteString(conn, n) }
 	}
 	cfg.Handle = name("one")
 	first := startAgent(t, cfg, id)

@@ -217,9 +217,9 @@ func (w *world) agent(t testing.TB, hostname, env string, seen chan<- string) st
 			Addr: w.addr, TLS: ca.ClientTLS(nil, h.Trust, types.RoleProxy),
 			Signer:  func() ssh.Signer { return h.SSHSigner("") },
 			HostKey: func() ssh.HostKeyCallback { return h.Trust().AnyHostKeyCallback(types.RoleProxy) },
-			Handle: func(_ context.Context, _ types.SystemRole, conn net.Conn, addr string) {
+			Handle: func(_ context.Context, conn net.Conn, req tunnel.Request) {
 				if seen != nil {
-					seen <- addr
+					seen <- req.ClientAddr
 				}
 				_, _ = io.Copy(conn, conn)
 				_ = conn.(interface{ CloseWrite() error }).CloseWrite()
