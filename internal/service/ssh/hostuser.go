@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/types"
@@ -50,13 +52,19 @@ type hostUsers struct {
 	sudoers string
 	log     *slog.Logger
 
+	// locks is where the processes of this host say which users they hold: during an
+	// upgrade there are two.
+	locks string
+
 	mu sync.Mutex
-	// held counts the connections of each user that is ours.
-	held map[string]int
+	// held counts the connections of each user that is ours, claims has the open file
+	// that says so to others.
+	held   map[string]int
+	claims map[string]*os.File
 }
 
 func newHostUsers(hosts hostFiles, log *slog.Logger) *hostUsers {
-	return &hostUsers{hosts: hosts, sudoers: "/etc/sudoers.d", log: log, held: map[string]int{}}
+	return &hostUsers{hosts: hosts, sudoers: "/etc/sudoers.d", log: log, locks: "/run/teleport-users", held: map[string]int{}, claims: map[string]*os.File{}}
 }
 
 // hold makes sure that the user exists as the roles want it, and returns what gives it
@@ -77,16 +85,23 @@ func (h *hostUsers) hold(ctx context.Context, name string, want access.HostUser,
 		if _, err := h.hosts.find(ctx, name); err == nil {
 			return nil, nil // a directory knows the user
 		}
-		err = h.create(ctx, name, want, traits)
 	case !h.temporary(name) && !h.member(keepGroup, name):
 		return nil, nil
-	default:
+	}
+	if err := h.claim(name); err != nil {
+		return nil, err
+	}
+	// Whoever had the claim before may just have deleted the user.
+	if line, err = findLine(h.hosts.passwd, name); err == nil && line == "" {
+		err = h.create(ctx, name, want, traits)
+	} else if err == nil {
 		err = h.update(ctx, name, want)
 	}
 	if err == nil {
 		err = h.writeSudoers(ctx, name, want.Sudoers)
 	}
 	if err != nil {
+		h.disclaim(name)
 		return nil, err
 	}
 	h.held[name]++
@@ -198,7 +213,45 @@ func (h *hostUsers) release(ctx context.Context, name string) {
 		return
 	}
 	delete(h.held, name)
-	h.drop(context.WithoutCancel(ctx), name)
+	if h.alone(name) {
+		h.drop(context.WithoutCancel(ctx), name)
+	}
+	h.disclaim(name)
+}
+
+// claim says to other processes of this host that the user is in use here.
+func (h *hostUsers) claim(name string) error {
+	if h.claims[name] != nil {
+		return nil
+	}
+	if err := os.MkdirAll(h.locks, 0o700); err != nil {
+		return fmt.Errorf("claim the local user %q: %w", name, err)
+	}
+	f, err := os.OpenFile(filepath.Join(h.locks, filepath.Base(h.sudoersFile(name))), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("claim the local user %q: %w", name, err)
+	}
+	// It is taken from everybody for no longer than it takes to delete a user.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		_ = f.Close()
+		return fmt.Errorf("claim the local user %q: %w", name, err)
+	}
+	h.claims[name] = f
+	return nil
+}
+
+// alone reports whether no other process has claimed the user, and keeps others from it
+// until disclaim.
+func (h *hostUsers) alone(name string) bool {
+	return h.claim(name) == nil && unix.Flock(int(h.claims[name].Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+// disclaim gives the claim up, unless there are connections here.
+func (h *hostUsers) disclaim(name string) {
+	if f := h.claims[name]; f != nil && h.held[name] == 0 {
+		_ = f.Close()
+		delete(h.claims, name)
+	}
 }
 
 // drop takes away what a user without connections does not keep.
@@ -217,8 +270,8 @@ func (h *hostUsers) drop(ctx context.Context, name string) {
 	h.log.InfoContext(ctx, "local user deleted", "login", name)
 }
 
-// sweep deletes the users that are to be dropped and have no connection: those of an
-// earlier run of this process, and those that still had processes.
+// sweep takes away what users without a connection do not keep: those of an earlier run
+// of this process, and those that still had processes.
 func (h *hostUsers) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepUsers)
 	defer tick.Stop()
@@ -235,14 +288,20 @@ func (h *hostUsers) sweep(ctx context.Context) {
 func (h *hostUsers) sweepOnce(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	line, _ := findLine(h.hosts.group, dropGroup)
-	f := strings.Split(line, ":")
-	if len(f) != 4 {
-		return
-	}
-	for name := range strings.SplitSeq(f[3], ",") {
-		if name != "" && h.held[name] == 0 {
-			h.drop(ctx, name)
+	for _, group := range []string{dropGroup, keepGroup} {
+		line, _ := findLine(h.hosts.group, group)
+		f := strings.Split(line, ":")
+		if len(f) != 4 {
+			continue
+		}
+		for name := range strings.SplitSeq(f[3], ",") {
+			if name == "" || h.held[name] > 0 || group == keepGroup && !exists(h.sudoersFile(name)) {
+				continue
+			}
+			if h.alone(name) {
+				h.drop(ctx, name)
+			}
+			h.disclaim(name)
 		}
 	}
 }

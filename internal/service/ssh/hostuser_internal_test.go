@@ -40,7 +40,13 @@ func TestHostUsers(t *testing.T) {
 		t.Fatal("these are the users of this machine: TestMain has to give the tests an /etc of their own")
 	}
 	ctx := context.Background()
-	h := newHostUsers(systemFiles(), slog.New(slog.DiscardHandler))
+	locks := t.TempDir()
+	process := func() *hostUsers {
+		h := newHostUsers(systemFiles(), slog.New(slog.DiscardHandler))
+		h.locks = locks
+		return h
+	}
+	h := process()
 	keep := access.HostUser{Mode: types.HostUserKeep, Groups: []string{"games", "tlp-new"}, Shell: "/bin/sh", Sudoers: []string{"ALL=(root) NOPASSWD: /bin/true"}}
 	hold := func(t *testing.T, name string, want access.HostUser, traits map[string][]string) func(context.Context) {
 		t.Helper()
@@ -103,10 +109,40 @@ func TestHostUsers(t *testing.T) {
 	})
 	t.Run("swept", func(t *testing.T) {
 		hold(t, "tlp-swept", access.HostUser{Mode: types.HostUserInsecureDrop}, nil)
-		other := newHostUsers(systemFiles(), slog.New(slog.DiscardHandler))
+		hold(t, "tlp-kept", keep, nil)
+		other := process()
+		other.sweepOnce(ctx)
+		if line := must(findLine("/etc/passwd", "tlp-swept")); line == "" || !exists(h.sudoersFile("tlp-kept")) {
+			t.Error("another process takes away what is in use")
+		}
+		// Processes that are killed say nothing.
+		for name, claim := range h.claims {
+			_ = claim.Close()
+			delete(h.claims, name)
+		}
+		h = process()
 		other.sweepOnce(ctx)
 		if line := must(findLine("/etc/passwd", "tlp-swept")); line != "" {
 			t.Errorf("what an earlier run left is there: %s", line)
+		}
+		if line := must(findLine("/etc/passwd", "tlp-kept")); line == "" || exists(h.sudoersFile("tlp-kept")) {
+			t.Error("what an earlier run left: the user has to be there, and sudo has to be gone")
+		}
+	})
+	t.Run("two_processes", func(t *testing.T) {
+		// As during an upgrade: the old one keeps its connections.
+		one, other := hold(t, "tlp-both", keep, nil), process()
+		two, err := other.hold(ctx, "tlp-both", keep, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		two(ctx)
+		if !exists(h.sudoersFile("tlp-both")) {
+			t.Error("sudo is taken away while another process has a connection")
+		}
+		one(ctx)
+		if exists(h.sudoersFile("tlp-both")) {
+			t.Error("sudo is there after the last connection of both")
 		}
 	})
 	t.Run("others", func(t *testing.T) {
