@@ -29,6 +29,14 @@ func (c *Config) Check() error {
 	return nil
 }
 
+// Wrong returns the error that a key has a value that this host cannot do with, in the
+// form and with the place of those that Check finds.
+func (c *Config) Wrong(key, format string, args ...any) error {
+	ck := checker{source: c.source}
+	ck.add([]string{key}, format, args...)
+	return asError(ck.problems)
+}
+
 type checker struct {
 	source
 	problems []Problem

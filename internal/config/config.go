@@ -165,6 +165,7 @@ type SSHConfig struct {
 	FileCopy        bool
 	CreateHostUsers bool
 	X11             X11Config
+	PAM             PAMConfig
 }
 
 // X11Config is the x11 part of the ssh_service section.
@@ -205,6 +206,7 @@ func defaults(version string) *Config {
 		SSH: SSHConfig{
 			Enabled: true, ListenAddr: anyAddr(DefaultSSHPort), Labels: map[string]string{},
 			PortForwarding: true, FileCopy: true, CreateHostUsers: true, X11: X11Config{DisplayOffset: defaultDisplay, MaxDisplay: defaultDisplay + displays},
+			PAM: PAMConfig{ServiceName: defaultPAMService},
 		},
 	}
 }

@@ -24,7 +24,7 @@ func TestReferenceIsComplete(t *testing.T) {
 		"proxy_service": {"enabled", "web_listen_addr", "public_addr", "https_keypairs", "https_keypairs_reload_interval", "openssh_source_addrs"},
 		"ssh_service": {
 			"enabled", "listen_addr", "public_addr", "labels", "commands", "port_forwarding", "ssh_file_copy", "disable_create_host_user", "x11.enabled",
-			"x11.display_offset", "x11.max_display",
+			"x11.display_offset", "x11.max_display", "pam.enabled", "pam.service_name", "pam.use_pam_auth", "pam.environment",
 		},
 	}
 	for _, sec := range sectionSchemas(cfg) {

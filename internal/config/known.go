@@ -172,7 +172,6 @@ func knownSSH() schema {
 	return schema{
 		"permit_user_env": only("no"),
 		"force_listen":    only("no"),
-		"pam":             idle("service_name", "use_pam_auth", "environment"),
 		"enhanced_recording": idle("command_buffer_size", "disk_buffer_size", "network_buffer_size", "cgroup_path", "root_path",
 			"root_cgroup"),
 		"restricted_session": idle("events_buffer_size"),

@@ -142,6 +142,10 @@ func TestEverything(t *testing.T) {
 				{Name: "arch", Command: []string{"uname", "-p"}, Period: time.Minute},
 			},
 			X11: config.X11Config{Enabled: true, DisplayOffset: 20, MaxDisplay: 30},
+			PAM: config.PAMConfig{
+				Enabled: true, ServiceName: "teleport", UseAuth: true,
+				Environment: map[string]string{"EMAIL": "{{external.email}}", "LOGINS": "may be {{internal.logins}}", "SITE": "12"},
+			},
 		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config.Config{})); d != "" {

@@ -118,6 +118,7 @@ func sshSchema(c *SSHConfig) schema {
 			}
 		},
 		"x11": func(v value) { readX11(v, &c.X11) },
+		"pam": part(pamSchema(&c.PAM)),
 	}
 	return withKnown(s, knownSSH())
 }

@@ -162,6 +162,9 @@ func (p *process) run(ctx context.Context) (err error) {
 	if err != nil {
 		return &Error{ExitError, err}
 	}
+	if err := p.checkPAM(ctx, p.config()); err != nil {
+		return err
+	}
 	if err := p.listen(ctx); err != nil {
 		return &Error{ExitError, err}
 	}

@@ -34,6 +34,9 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 			return stop, nil
 		}
 	}
+	if err := p.checkPAM(ctx, cfg); err != nil {
+		return refuse(err)
+	}
 	if key := fixed(old, cfg); key != "" {
 		p.log.WarnContext(ctx, "a change in the configuration takes effect at the next start", "section", key)
 	}

@@ -308,6 +308,10 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 	labels := map[string]string{}
 	maps.Copy(labels, p.config().SSH.Labels)
 	maps.Copy(labels, p.holder.Labels())
+	pam, err := p.openPAM(ctx, p.config())
+	if err != nil {
+		return nil, err
+	}
 	service, err := ssh.New(ssh.Config{
 		Holder:        p.holder,
 		Cache:         p.cache,
@@ -327,6 +331,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		NoFileCopy:       !p.config().SSH.FileCopy,
 		NoHostUsers:      !p.config().SSH.CreateHostUsers,
 		X11:              ssh.X11Config(p.config().SSH.X11),
+		PAM:              pam,
 
 		Log:        p.log.With("service", "ssh"),
 		Registerer: p.registry,

@@ -133,7 +133,7 @@ func TestCheckStatus(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if err := checkStatus(tt.status, want); (err == nil) != tt.ok {
+			if err := checkStatus(tt.status, want, false); (err == nil) != tt.ok {
 				t.Errorf("checkStatus = %v, want success %t", err, tt.ok)
 			}
 		})
@@ -161,7 +161,7 @@ func FuzzAccountLines(f *testing.F) {
 		if gid, member := parseGroup(line, user); member && gid == noID {
 			t.Errorf("parseGroup(%q) gave the id that means no change", line)
 		}
-		_ = checkStatus(line, &syscall.Credential{})
+		_ = checkStatus(line, &syscall.Credential{}, false)
 	})
 }
 

@@ -24,8 +24,8 @@ func credential(a *account, euid int) (*syscall.Credential, error) {
 }
 
 // verifyCredential checks that the process runs with exactly these ids: real,
-// effective, saved and file system, and no group more or less.
-func verifyCredential(pid int, want *syscall.Credential) error {
+// effective, saved and file system, no group less and, unless more is set, none more.
+func verifyCredential(pid int, want *syscall.Credential, more bool) error {
 	if want == nil {
 		return nil
 	}
@@ -33,11 +33,11 @@ func verifyCredential(pid int, want *syscall.Credential) error {
 	if err != nil {
 		return fmt.Errorf("verify the ids of process %d: %w", pid, err)
 	}
-	return checkStatus(string(text), want)
+	return checkStatus(string(text), want, more)
 }
 
 // checkStatus holds the lines of /proc/PID/status against what is wanted.
-func checkStatus(status string, want *syscall.Credential) error {
+func checkStatus(status string, want *syscall.Credential, more bool) error {
 	groups := slices.Clone(want.Groups)
 	slices.Sort(groups)
 	expected := map[string][]uint32{
@@ -64,6 +64,9 @@ func checkStatus(status string, want *syscall.Credential) error {
 		}
 		if f[0] == "Groups:" {
 			slices.Sort(got)
+			if more {
+				got = slices.DeleteFunc(got, func(g uint32) bool { return !slices.Contains(ids, g) })
+			}
 		}
 		if !slices.Equal(got, ids) {
 			return fault.Denied("process has %s %v, wanted %v", strings.TrimSuffix(f[0], ":"), got, ids)

@@ -3,8 +3,11 @@ package ssh
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -25,13 +28,18 @@ type fsThread struct {
 	ended chan struct{}
 }
 
-// newFSThread starts a thread with the credential; nil means with our own rights.
-func newFSThread(cred *syscall.Credential) (*fsThread, error) {
+// newFSThread starts a thread with the credential; nil means with our own rights. It
+// sees the file system as the process like does, unless that is 0.
+func newFSThread(cred *syscall.Credential, like int) (*fsThread, error) {
 	t := &fsThread{calls: make(chan func()), ended: make(chan struct{})}
 	ready := make(chan error)
 	onSpareThread(func() {
 		defer close(t.ended)
-		err := becomeFS(cred)
+		mask := umaskOf(like)
+		err := becomeLike(like)
+		if err == nil {
+			err = becomeFS(cred, mask)
+		}
 		ready <- err
 		if err != nil {
 			return
@@ -77,11 +85,11 @@ const fsUmask = 0o022
 
 // becomeFS gives the calling thread, and no other, the file rights of the user, in
 // the order groups, group, user, and verifies each.
-func becomeFS(cred *syscall.Credential) error {
+func becomeFS(cred *syscall.Credential, umask int) error {
 	// The umask is the process' unless the thread has its own. Some sandboxes do not
 	// allow that: new files are then as open as ours.
 	if err := unix.Unshare(unix.CLONE_FS); err == nil {
-		unix.Umask(fsUmask)
+		unix.Umask(umask)
 	}
 	if cred == nil {
 		return nil
@@ -106,6 +114,57 @@ func becomeFS(cred *syscall.Credential) error {
 		}
 	}
 	return verifyFS(cred, groups)
+}
+
+// becomeLike has the calling thread see the same mounts as the process, which modules of
+// PAM may have given its own, and be the same login for the audit of the kernel.
+func becomeLike(pid int) error {
+	if pid == 0 {
+		return nil
+	}
+	path := "/proc/" + strconv.Itoa(pid)
+	// Whether a login is noted at all depends on the kernel.
+	if login, err := os.ReadFile(path + "/loginuid"); err == nil {
+		_ = os.WriteFile("/proc/thread-self/loginuid", login, 0)
+	}
+	theirs, err := os.Readlink(path + "/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("look at the mounts of the PAM session: %w", err)
+	}
+	if ours, err := os.Readlink("/proc/thread-self/ns/mnt"); err == nil && ours == theirs {
+		return nil
+	}
+	ns, err := os.Open(path + "/ns/mnt")
+	if err != nil {
+		return fmt.Errorf("look at the mounts of the PAM session: %w", err)
+	}
+	defer func() { _ = ns.Close() }()
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("see the mounts of the PAM session: %w", err)
+	}
+	return nil
+}
+
+// umaskOf is the umask of the process, as modules of PAM may have set it.
+func umaskOf(pid int) int {
+	if pid == 0 {
+		return fsUmask
+	}
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return fsUmask
+	}
+	for line := range strings.Lines(string(text)) {
+		if mask, found := strings.CutPrefix(line, "Umask:"); found {
+			if n, err := strconv.ParseUint(strings.TrimSpace(mask), 8, 9); err == nil {
+				return int(n)
+			}
+		}
+	}
+	return fsUmask
 }
 
 func dropCapabilities() error {

@@ -2,7 +2,6 @@ package ssh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 
@@ -46,13 +45,14 @@ func (s *Service) permit(ctx context.Context, c *sshd.Conn, p sshaccess.Privileg
 	if text == "" {
 		a, cred, err := s.admit(ctx, c, id)
 		if err == nil {
+			// An agent and a display are for a session, which may ask when it begins.
+			alone := p.Option != sshaccess.OptionForwardAgent && p.Option != sshaccess.OptionX11
+			err = s.askPAM(ctx, c, id, alone)
+		}
+		if err == nil {
 			return &guest{id, a, cred}, nil
 		}
-		text, reason = err.Error(), err.Error()
-		var hidden *deniedError
-		if errors.As(err, &hidden) {
-			reason = hidden.reason
-		}
+		text, reason = err.Error(), reasonOf(err)
 	}
 	return nil, s.guard.RefusePrivilege(ctx, s.place(), c, id, p, about, text, reason)
 }

@@ -52,6 +52,7 @@ type Config struct {
 	X11                          X11Config
 	// NoHostUsers makes no local users, whatever roles say.
 	NoHostUsers bool
+	PAM         PAMConfig
 	// SessionsChanged is called when Sessions has something else to say; it may be nil.
 	SessionsChanged func()
 	// Announce is told what this host is, when that is known and when it changes.
@@ -211,7 +212,7 @@ func (s *Service) HandleConn(ctx context.Context, conn net.Conn, clientAddr stri
 	s.serveConn(ctx, fromClient(conn, clientAddr))
 }
 
-// stop ends the connections that came through tunnels.
+// stop ends the connections that came through tunnels: the last that are open.
 func (s *Service) stop() {
 	s.mu.Lock()
 	s.stopped = true
@@ -220,6 +221,9 @@ func (s *Service) stop() {
 	}
 	s.mu.Unlock()
 	s.conns.Wait()
+	if s.cfg.PAM.Helper != nil {
+		_ = s.cfg.PAM.Helper.Close()
+	}
 }
 
 // verifyProxy says whether a certificate is that of a Proxy of the cluster.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ import (
 	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
+	"teleport/internal/pam"
 	"teleport/internal/sshaccess"
 	"teleport/internal/sshd"
 )
@@ -85,6 +87,13 @@ func (s *Service) admit(ctx context.Context, c *sshd.Conn, id *identity.Identity
 		}
 	}
 	a, err := s.hosts.find(ctx, login)
+	if errors.Is(err, fault.ErrNotFound) && s.cfg.PAM.Helper != nil {
+		// Some modules are there to make the user.
+		if err := s.askPAM(ctx, c, id, false); err != nil {
+			return nil, nil, err
+		}
+		a, err = s.hosts.find(ctx, login)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -100,13 +109,22 @@ func (s *Service) admit(ctx context.Context, c *sshd.Conn, id *identity.Identity
 
 // reject records why a session does not start and returns what its user is told.
 func (s *Service) reject(ctx context.Context, r *record, err error) error {
-	reason := err.Error()
-	var hidden *deniedError
-	if errors.As(err, &hidden) {
-		reason = hidden.reason
-	}
+	reason := reasonOf(err)
 	e := r.Event(audit.SessionRejected, map[string]any{"reason": reason, "success": false})
 	return s.refuse(ctx, e, r.ID, err.Error(), reason)
+}
+
+// reasonOf is why something is refused, in words for the audit log.
+func reasonOf(err error) string {
+	var hidden *deniedError
+	if errors.As(err, &hidden) {
+		return hidden.reason
+	}
+	var refusal *pam.Refusal
+	if errors.As(err, &refusal) {
+		return refusal.Reason()
+	}
+	return err.Error()
 }
 
 // say tells the user on the error output.
@@ -159,9 +177,9 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 		}
 		company = p
 	}
-	var visit *loginRecord
-	defer func() { visit.end() }()
-	exit, err := se.Run(ctx, sshd.Command{
+	var visit atomic.Pointer[loginRecord]
+	defer func() { visit.Load().end() }()
+	command := sshd.Command{
 		Path:       a.shell,
 		Args:       arguments(se, a),
 		Env:        s.environment(se, r.ID, a, tty),
@@ -169,15 +187,22 @@ func (s *Service) shell(ctx context.Context, r *record, a *account, cred *syscal
 		Credential: cred,
 		Between:    company,
 		Started: func(pid int) error {
-			if err := verifyCredential(pid, cred); err != nil {
+			// Modules of PAM may add groups.
+			if err := verifyCredential(pid, cred, s.cfg.PAM.Helper != nil); err != nil {
 				return err
 			}
 			if cred != nil && t != nil {
-				visit = s.book.begin(pid, tty, a, se.Conn().RemoteAddr())
+				visit.Store(s.book.begin(pid, tty, a, se.Conn().RemoteAddr()))
 			}
 			return nil
 		},
-	})
+	}
+	command.Start = s.pamStarter(r, command, tty)
+	exit, err := se.Run(ctx, command)
+	var refusal *pam.Refusal
+	if errors.As(err, &refusal) {
+		return sshd.Exit{}, s.reject(ctx, r, err)
+	}
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "session could not be started", "error", err, "login", a.name)
 		return sshd.Exit{}, fmt.Errorf("cannot start the session: %w", err)

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/sys/unix"
 
+	"teleport/internal/pam"
 	"teleport/internal/sshd"
 )
 
@@ -26,7 +27,17 @@ func (s *Service) sftp(ctx context.Context, r *record, a *account, cred *syscall
 	if err := mayTransfer(a); err != nil {
 		return sshd.Exit{}, err
 	}
-	thread, err := newFSThread(cred)
+	held, err := s.holdPAM(ctx, r, cred)
+	var refusal *pam.Refusal
+	if errors.As(err, &refusal) {
+		return sshd.Exit{}, s.reject(ctx, r, err)
+	}
+	if err != nil {
+		return sshd.Exit{}, err
+	}
+	ctx, done := untilClosed(ctx, held)
+	defer done()
+	thread, err := newFSThread(cred, processOf(held))
 	if err != nil {
 		return sshd.Exit{}, err
 	}
