@@ -104,6 +104,7 @@ func (s *Signer) Host(req HostRequest) (tlsDER, sshWire []byte, err error) {
 			template.DNSNames = append(template.DNSNames, n)
 		}
 	}
+	template.DNSNames = append(template.DNSNames, appNames(&id, req.Principals)...)
 	cert, err := s.makeTLS(s.host, &id, template, tlsKey)
 	if err != nil || sshKey == nil {
 		return cert, nil, err
@@ -275,6 +276,24 @@ func hostNames(id *identity.Identity, extra []string) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// appNames returns the names of the applications that a Proxy shows its certificate
+// for: any one under the names that the Proxy has itself. Nothing in the cluster
+// believes a certificate for such a name alone.
+func appNames(id *identity.Identity, principals []string) []string {
+	if id.Host.Service != types.RoleProxy {
+		return nil
+	}
+	var out []string
+	for _, n := range principals {
+		wildcard := "*." + strings.ToLower(n)
+		if _, err := netip.ParseAddr(n); err == nil || len(wildcard) > 253 || slices.Contains(out, wildcard) {
+			continue
+		}
+		out = append(out, wildcard)
+	}
+	return out
 }
 
 func (req UserRequest) permissions() (ssh.Permissions, error) {

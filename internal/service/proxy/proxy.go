@@ -43,6 +43,7 @@ import (
 	"teleport/internal/state"
 	"teleport/internal/tunnel"
 	"teleport/internal/types"
+	"teleport/internal/webapp"
 )
 
 const (
@@ -103,6 +104,7 @@ type Service struct {
 	joins, logins, refusals *budget.Sources
 
 	passages *passages
+	apps     *webapp.Handler
 	servers  *servers
 	conns    sync.WaitGroup
 }
@@ -145,6 +147,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("proxy service: register metrics: %w", err)
 	}
 	if s.servers, err = newServers(s); err != nil {
+		return nil, err
+	}
+	if s.apps, err = s.newApps(); err != nil {
 		return nil, err
 	}
 	return s, nil

@@ -23,15 +23,18 @@ const (
 
 // serveWeb serves browsers and the unauthenticated API.
 func (s *Service) serveWeb(ctx context.Context, ln net.Listener) error {
+	config := s.web.config(tls.VersionTLS12, "h2", "http/1.1")
+	config.GetConfigForClient = s.apps.RequestCertificates(config)
+	defer s.apps.Close()
 	server := &http.Server{
 		Handler:           s.handler(),
-		TLSConfig:         s.web.config(tls.VersionTLS12, "h2", "http/1.1"),
+		TLSConfig:         config,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 32},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128},
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() {
@@ -49,7 +52,7 @@ func (s *Service) serveWeb(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
-// handler returns the routes, with the headers that every answer has.
+// handler returns the routes, with the headers that every answer of the Proxy's own has.
 func (s *Service) handler() http.Handler {
 	routes := http.NewServeMux()
 	routes.HandleFunc("GET /webapi/ping", s.ping)
@@ -57,7 +60,12 @@ func (s *Service) handler() http.Handler {
 	routes.HandleFunc("GET /web/invite/{token}", page(inviteText))
 	routes.HandleFunc("GET /web/reset/{token}", page(inviteText))
 	routes.HandleFunc("GET /{$}", page(homeText))
+	s.apps.Register(routes)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.apps.Serves(r.Host) {
+			s.apps.ServeHTTP(w, r)
+			return
+		}
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 		h.Set("Strict-Transport-Security", "max-age=31536000")
@@ -77,6 +85,8 @@ const (
 	homeText = `This is a Teleport Proxy. There is no web interface yet: use tsh.
 
     tsh login --proxy=<this address> --user=<you>
+
+Applications are at addresses of their own: tsh apps ls shows them.
 `
 	inviteText = `This is an invitation to a Teleport cluster. There is no web interface yet: redeem it with tsh.
 
