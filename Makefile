@@ -15,6 +15,11 @@ BINS    := teleport tctl tsh
 FUZZTIME ?= 60s
 TESTFLAGS ?= -timeout 15m
 
+# The helper for PAM is C, and linked with libpam: it is left out where that cannot be.
+PAM_CC      ?= gcc
+PAM_CFLAGS  ?= -O2 -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2
+PAM_LDFLAGS ?= -pie -s -Wl,-z,relro,-z,now
+
 export CGO_ENABLED ?= 0
 
 .PHONY: help
@@ -22,9 +27,18 @@ help: ## list the targets
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | sort | while IFS=$$'\t' read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
 
 .PHONY: build
-build: ## build teleport, tctl and tsh into build/ (static, stripped, version stamped)
+build: teleport-pam ## build teleport, tctl and tsh into build/ (static, stripped, version stamped), and teleport-pam if it can be
 	@mkdir -p build
 	$(GO) build -trimpath -tags grpcnotrace -ldflags '$(LDFLAGS)' -o build/ $(addprefix ./cmd/,$(BINS))
+
+.PHONY: teleport-pam
+teleport-pam:
+	@mkdir -p build
+	@if ! echo '#include <security/pam_appl.h>' | $(PAM_CC) -E - >/dev/null 2>&1; then \
+		echo "build/teleport-pam is left out: it needs $(PAM_CC) and security/pam_appl.h (libpam0g-dev, pam-devel)"; rm -f build/teleport-pam; \
+	else \
+		set -x; $(PAM_CC) $(PAM_CFLAGS) -Wall -Wextra -o build/teleport-pam.new cmd/teleport-pam/*.c $(PAM_LDFLAGS) -lpam && mv build/teleport-pam.new build/teleport-pam; \
+	fi
 
 .PHONY: demo
 demo: build ## a real cluster on this machine: an agent joins and a shell command runs on it through the Proxy
@@ -34,8 +48,8 @@ demo: build ## a real cluster on this machine: an agent joins and a shell comman
 test: test-deps build ## build, then every test (what CI runs)
 	$(GO) test $(TESTFLAGS) ./...
 
-# The real programs that tests are made with, and the Debian package of each: OpenSSH, rsync, awscli and so on.
-PEERS := ssh:openssh-client curl:curl git:git tmux:tmux socat:socat xauth:xauth Xvfb:xvfb xdpyinfo:x11-utils visudo:sudo sshfs:sshfs rclone:rclone ansible:ansible-core sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools
+# The real programs that tests are made with, or files of them, and the Debian package of each: OpenSSH, rsync, awscli and so on.
+PEERS := ssh:openssh-client curl:curl git:git tmux:tmux socat:socat xauth:xauth Xvfb:xvfb xdpyinfo:x11-utils visudo:sudo sshfs:sshfs rclone:rclone ansible:ansible-core sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/security/pam_appl.h:libpam0g-dev
 
 # The API server of the tests is built once per version, outside of the tree: test/kube says what for.
 KUBE_VERSION   := $(shell sed -n 's/^require k8s.io.kubernetes \(v[^ ]*\).*/\1/p' test/kube/apiserver/go.mod)
@@ -56,7 +70,7 @@ $(KUBE_APISERVER):
 test-deps: kube-apiserver ## install what the tests need, if it is missing
 	@missing=(); \
 	for peer in $(PEERS); do \
-		command -v "$${peer%%:*}" >/dev/null || [[ -x "/usr/sbin/$${peer%%:*}" ]] || missing+=("$${peer##*:}"); \
+		command -v "$${peer%%:*}" >/dev/null || [[ -x "/usr/sbin/$${peer%%:*}" ]] || [[ $$peer == /* && -e "$${peer%%:*}" ]] || missing+=("$${peer##*:}"); \
 	done; \
 	if (( $${#missing[@]} == 0 )); then exit 0; fi; \
 	echo "installing for the tests: $${missing[*]}"; \
