@@ -47,7 +47,12 @@ func (e *extras) flags(f *pflag.FlagSet) {
 	f.DurationVar(&e.x11Timeout, "x11-untrusted-timeout", 10*time.Minute, "how long programs may begin to draw with -X; 0 is without end")
 	f.StringArrayVarP(&e.options, "option", "o", nil, "an option as in ssh_config, such as ForwardAgent=yes")
 	f.BoolVar(&e.onLocalhost, "local", false, "run the command here, with the forwards in place")
-	f.StringVarP(&e.jump, "jumphost", "J", "", "[user@]host[:port],...: servers of the cluster to go through, one after the other")
+	jumpFlag(f, &e.jump)
+}
+
+// jumpFlag adds the flag with the servers to go through.
+func jumpFlag(f *pflag.FlagSet, to *string) {
+	f.StringVarP(to, "jumphost", "J", "", "[user@]host[:port],...: servers of the cluster to go through, one after the other")
 }
 
 // apply reads the options of -o into the flags that say the same.

@@ -40,7 +40,7 @@ func runResolve(ctx context.Context, a *app, name, format string, quiet bool) er
 	case quiet:
 		return nil
 	}
-	return a.writeNodes([]listing{{s.profile, []*typesv1.Server{node}}}, lsOptions{format: format, verbose: true})
+	return a.writeNodes([]listing[*typesv1.Server]{{s.profile, []*typesv1.Server{node}}}, lsOptions{format: format, verbose: true})
 }
 
 // resolve finds the one server that the name means, as the Proxy would.

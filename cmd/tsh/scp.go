@@ -19,7 +19,7 @@ import (
 type scpOptions struct {
 	recursive, preserve, quiet bool
 	port                       uint16
-	cluster                    string
+	cluster, jump              string
 	paths                      []string
 }
 
@@ -46,6 +46,7 @@ func newScp(a *app) *cobra.Command {
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
 	f.Uint16VarP(&o.port, "port", "P", 0, "port of the server; servers behind a tunnel have none")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	jumpFlag(f, &o.jump)
 	a.resumeFlag(f)
 	return cmd
 }
@@ -133,6 +134,15 @@ func (x *copying) close() {
 	}
 }
 
+// hosts returns the servers that a target means. The server that is jumped from last
+// finds the others by name: it knows no labels.
+func (x *copying) hosts(ctx context.Context, t target) ([]host, error) {
+	if x.options.jump != "" && t.byLabel() {
+		return nil, screen.Usage("-J leads to one host by its name, not to those with %s", t.host)
+	}
+	return x.app.hosts(ctx, x.client, t)
+}
+
 // side connects to a host, once.
 func (x *copying) side(ctx context.Context, login string, h host) (*transfer.Remote, error) {
 	key := login + "@" + strings.ToLower(h.id)
@@ -142,7 +152,7 @@ func (x *copying) side(ctx context.Context, login string, h host) (*transfer.Rem
 	if known != nil {
 		return known, nil
 	}
-	conn, err := x.client.SSH(ctx, login, h.id, nodePort(uint32(x.options.port)))
+	conn, err := x.app.connect(ctx, x.client, x.session, x.options.jump, login, h.id, uint32(x.options.port))
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +184,7 @@ func (x *copying) run(ctx context.Context, from []place, to place) (failed int, 
 	if err != nil {
 		return 0, err
 	}
-	hosts, err := x.app.hosts(ctx, x.client, to.target)
+	hosts, err := x.hosts(ctx, to.target)
 	if err != nil {
 		return 0, err
 	}
@@ -226,7 +236,7 @@ func (x *copying) sources(ctx context.Context, from []place) ([]transfer.Source,
 		if err != nil {
 			return nil, err
 		}
-		hosts, err := x.app.hosts(ctx, x.client, p.target)
+		hosts, err := x.hosts(ctx, p.target)
 		if err != nil {
 			return nil, err
 		}

@@ -62,6 +62,7 @@ func TestScp(t *testing.T) {
 		"down_name":     {[]string{"-P", "3022", "-c", clienttest.Name, "root@web-1:z.txt", "zed"}, here + "/zed", "z"},
 		"down_pattern":  {[]string{"root@web-1:*.log", "dir"}, here + "/dir/y.log", "y"},
 		"down_by_label": {[]string{"root@os=linux:z.txt", "label.txt"}, here + "/label.txt", "z"},
+		"jump":          {[]string{"-J", "ubuntu@web-1,root@web-1", "one", "root@web-1:jumped"}, there + "/jumped", "first"},
 		"across":        {[]string{"root@web-1:z.txt", "ubuntu@web-1:across"}, there + "/across", "z"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -92,6 +93,8 @@ func TestScpRefusals(t *testing.T) {
 	fails(t, 1, "there is no node", "scp", "one", "root@nope:")
 	fails(t, 1, "home directory of another user", "scp", "one", "root@web-1:~bob/x")
 	fails(t, 1, "not a directory", "scp", "one", "two", "root@web-1:nowhere")
+	fails(t, 2, "-J leads to one host by its name", "scp", "-J", "root@web-1", "one", "root@os=linux:labelled")
+	fails(t, 1, `do not allow login "bob"`, "scp", "-J", "bob@web-1", "one", "root@web-1:")
 	fails(t, 2, "not to", "scp", "-c", "other", "one", "root@web-1:")
 	fails(t, 1, "dir: it is a directory: use -r", "scp", "dir", "root@web-1:")
 	// What can be copied is.
@@ -201,6 +204,9 @@ rm one
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in %q", want, out)
 		}
+	}
+	if code, out, talk := tsh(t, "pwd\n", "sftp", "-J", "ubuntu@web-1", "root@web-1"); code != 0 || out != there+"\n" {
+		t.Errorf("sftp -J: %d, %q, %q", code, out, talk)
 	}
 	if want := "tsh: " + there + "/nothing: file does not exist\r\n"; talk != want {
 		t.Errorf("said %q, want %q", talk, want)

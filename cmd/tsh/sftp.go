@@ -23,6 +23,7 @@ type sftpOptions struct {
 	preserve  bool
 	port      uint16
 	cluster   string
+	jump      string
 	target    string
 }
 
@@ -48,6 +49,7 @@ func newSftp(a *app) *cobra.Command {
 	f.BoolVarP(&o.preserve, "preserve", "p", false, "get and put keep permissions and the time of change")
 	f.Uint16VarP(&o.port, "port", "P", 0, "port of the server; servers behind a tunnel have none")
 	f.StringVarP(&o.cluster, "cluster", "c", "", "name of the cluster; must be the one you are logged in to")
+	jumpFlag(f, &o.jump)
 	a.resumeFlag(f)
 	return cmd
 }
@@ -72,7 +74,7 @@ func runSftp(ctx context.Context, a *app, o sftpOptions) error {
 	}
 	x := &copying{
 		app: a, client: c, session: s, sides: map[string]*transfer.Remote{},
-		options: scpOptions{quiet: o.quiet, recursive: o.recursive, preserve: o.preserve, port: o.port},
+		options: scpOptions{quiet: o.quiet, recursive: o.recursive, preserve: o.preserve, port: o.port, jump: o.jump},
 	}
 	defer x.close()
 	stop := context.AfterFunc(ctx, x.close)
@@ -90,7 +92,7 @@ func (x *copying) sftp(ctx context.Context, p place, o sftpOptions) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := x.app.hosts(ctx, x.client, p.target)
+	hosts, err := x.hosts(ctx, p.target)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 		}
 		t.host = hosts[0].id
 	}
-	conn, err := o.connect(ctx, a, c, s, login, t.host)
+	conn, err := a.connect(ctx, c, s, o.jump, login, t.host, uint32(o.port))
 	if err != nil {
 		return err
 	}
@@ -115,13 +115,13 @@ func runSSH(ctx context.Context, a *app, o *sshOptions) error {
 	return nil
 }
 
-// connect opens the connection, through the hosts to jump over if there are any.
-func (o *sshOptions) connect(ctx context.Context, a *app, c *client.Client, s *session, login, host string) (*ssh.Client, error) {
-	if o.jump == "" {
-		return c.SSH(ctx, login, host, nodePort(uint32(o.port)))
+// connect opens a connection to a host, through those to jump over if there are any.
+func (a *app) connect(ctx context.Context, c *client.Client, s *session, jump, login, host string, port uint32) (*ssh.Client, error) {
+	if jump == "" {
+		return c.SSH(ctx, login, host, nodePort(port))
 	}
 	var via *ssh.Client
-	for hop := range strings.SplitSeq(o.jump, ",") {
+	for hop := range strings.SplitSeq(jump, ",") {
 		t, err := parseTarget(hop, true)
 		if err != nil {
 			return nil, err
@@ -139,7 +139,7 @@ func (o *sshOptions) connect(ctx context.Context, a *app, c *client.Client, s *s
 			return nil, err
 		}
 	}
-	return c.Jump(ctx, via, login, host, uint32(o.port))
+	return c.Jump(ctx, via, login, host, port)
 }
 
 // work runs what is to be run, there or here, or waits.
