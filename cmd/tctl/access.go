@@ -161,6 +161,9 @@ type world struct {
 	nodes []*typesv1.Server
 	// locks are those in force.
 	locks []*typesv1.Lock
+	// tokens are the ids of the tokens that hosts joined with, where a lock is about one.
+	tokens map[string]string
+	now    time.Time
 }
 
 // loadWorld reads what decisions are made from, with the rights of the caller.
@@ -185,8 +188,20 @@ func (a *app) loadWorld(ctx context.Context, conn grpc.ClientConnInterface) (*wo
 		_, _ = fmt.Fprintln(a.Err, "Your roles do not let you list locks, so they are left out.")
 		err = nil
 	}
-	now := a.now()
-	w.locks = slices.DeleteFunc(locks, func(l *typesv1.Lock) bool { return !access.LockInForce(l, now) })
+	w.now = a.now()
+	w.locks = slices.DeleteFunc(locks, func(l *typesv1.Lock) bool { return !access.LockInForce(l, w.now) })
+	if err != nil || !slices.ContainsFunc(w.locks, func(l *typesv1.Lock) bool { return l.GetSpec().GetTarget().GetJoinToken() != "" }) {
+		return w, err
+	}
+	hosts, err := listOf[*typesv1.Instance](ctx, conn, types.KindInstance)
+	if errors.Is(err, fault.ErrDenied) {
+		_, _ = fmt.Fprintln(a.Err, "Your roles do not let you list instances, so locks about join tokens are left out.")
+		err = nil
+	}
+	w.tokens = map[string]string{}
+	for _, h := range hosts {
+		w.tokens[h.GetMetadata().GetName()] = h.GetSpec().GetToken()
+	}
 	return w, err
 }
 
@@ -259,9 +274,31 @@ func (w *world) explain(name, login, nodeName string) (*explanation, error) {
 	s := w.subject(w.users[i])
 	s.Locks, s.ServerID = w.locks, node.GetMetadata().GetName()
 	d, verdicts := access.ExplainLogin(s, login, types.ServerLabels(node))
+	if d.Allowed {
+		d = w.beyondRoles(s, login, node, d)
+	}
 	out := &explanation{User: name, Login: login, Node: node.GetSpec().GetHostname(), NodeID: node.GetMetadata().GetName()}
 	out.fill(w, w.users[i], d, verdicts)
 	return out, nil
+}
+
+// beyondRoles decides what a node decides beyond whether the roles allow a login.
+func (w *world) beyondRoles(s access.Subject, login string, node *typesv1.Server, d access.Decision) access.Decision {
+	f := access.Facts{User: s.User, Login: login, ServerID: s.ServerID, JoinToken: w.tokens[s.ServerID]}
+	for _, r := range s.Roles {
+		f.Roles = append(f.Roles, r.GetMetadata().GetName())
+	}
+	if l := access.FindLock(w.locks, f, w.now); l != nil {
+		return access.Decision{Rule: access.RuleLock, Lock: l.GetMetadata().GetName(), Reason: access.LockText(l)}
+	}
+	if broken := access.OptionsOf(s).Broken; broken != nil {
+		return access.Decision{Rule: "options", Reason: broken.Error()}
+	}
+	if alone := access.Alone(s, types.KindSSH); node.GetSubKind() == types.SubKindOpenSSH && !alone.Allowed {
+		alone.Reason += ", and on a server that runs only OpenSSH there is none"
+		return alone
+	}
+	return d
 }
 
 // fill adds the decision and what each role of the user says.

@@ -209,3 +209,39 @@ func TestAccessSimulateNewRole(t *testing.T) {
 	}
 	fails(t, 1, `spec.allow.rules[0].where: unknown name "nonsense"`, "access", "simulate", "-f", broken)
 }
+
+// TestAccessExplainBeyondRoles: what a node refuses although the roles allow the login.
+func TestAccessExplainBeyondRoles(t *testing.T) {
+	c := setUp(t)
+	putWorld(t, c, 1)
+	watched := types.New(types.KindRole, "watched").(*typesv1.Role)
+	watched.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{RequireSessionJoin: []*typesv1.SessionRequirePolicy{{
+		Name: "eyes", Filter: `contains(user.spec.roles, "dev")`, Kinds: []string{types.KindSSH}, Modes: []string{types.ModeModerator}, Count: 1,
+	}}}}
+	c.Resources.Put(watched)
+	carl := types.New(types.KindUser, "carl").(*typesv1.User)
+	carl.Spec = &typesv1.UserSpec{Roles: []string{"dev", "watched"}, Traits: map[string]*typesv1.Strings{"logins": {Values: []string{"root"}}}}
+	c.Resources.Put(carl)
+	stock := types.New(types.KindNode, "id-stock").(*typesv1.Server)
+	stock.SubKind, stock.Metadata.Labels = types.SubKindOpenSSH, map[string]string{"env": "dev"}
+	stock.Spec = &typesv1.ServerSpec{Hostname: "stock", Addr: "192.0.2.1:22"}
+	c.Resources.Put(stock)
+	explain := func(user, target, says string) {
+		t.Helper()
+		if out := ok(t, "", "access", "explain", user, target); !strings.Contains(out, says) {
+			t.Errorf("explain %s %s: %q is not in\n%s", user, target, says, out)
+		}
+	}
+	explain("carl", "root@web-0", "Now    allowed") // where others can join
+	explain("carl", "root@stock", `REFUSED: role "watched" asks for company`)
+	explain("bob", "root@stock", "Now    allowed")
+
+	host := types.New(types.KindInstance, "id-stock").(*typesv1.Instance)
+	host.Spec = &typesv1.InstanceSpec{Hostname: "stock", Token: "leaked"}
+	c.Resources.Put(host)
+	lock := types.New(types.KindLock, "token").(*typesv1.Lock)
+	lock.Spec = &typesv1.LockSpec{Target: &typesv1.LockTarget{JoinToken: "leaked"}}
+	c.Resources.Put(lock)
+	explain("bob", "root@stock", `REFUSED: lock targeting JoinToken:"leaked" is in force`)
+	explain("bob", "root@web-0", "Now    allowed")
+}
