@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"teleport/internal/fault"
 )
@@ -17,8 +18,11 @@ var internalTraits = []string{
 	"jwt", "kubernetes_groups", "kubernetes_users", "logins", "windows_logins",
 }
 
-// templateForm is what may stand between the braces.
-var templateForm = regexp.MustCompile(`^\s*(internal|external)(?:\.([A-Za-z_][A-Za-z0-9_-]{0,127})|\["([^"\]\\]{1,128})"\])\s*$`)
+// templateForm is what may stand between the braces. It is compiled when it is needed:
+// every start of a program would pay for it.
+var templateForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\s*(internal|external)(?:\.([A-Za-z_][A-Za-z0-9_-]{0,127})|\["([^"\]\\]{1,128})"\])\s*$`)
+})
 
 // template is a value of a role: text with at most one reference to a trait.
 type template struct {
@@ -47,7 +51,7 @@ func parseTemplate(s string) (template, error) {
 	if strings.Contains(before, "}}") || strings.Contains(after, "{{") || strings.Contains(after, "}}") {
 		return template{}, fault.Invalid("value %q has more than one template: use one for each value", s)
 	}
-	m := templateForm.FindStringSubmatch(inner)
+	m := templateForm().FindStringSubmatch(inner)
 	if m == nil {
 		return template{}, fault.Invalid("unknown template %q: use {{internal.logins}}, {{external.name}} or {{external[\"name\"]}}", "{{"+inner+"}}")
 	}
