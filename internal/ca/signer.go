@@ -16,8 +16,8 @@ import (
 	"teleport/internal/keystore"
 )
 
-// Signer signs with the active keys of a cluster's host and user authorities. It
-// may be used from several goroutines at once.
+// Signer signs with the active keys of a cluster's authorities. It may be used from
+// several goroutines at once.
 type Signer struct {
 	cluster    string
 	now        func() time.Time
@@ -25,6 +25,11 @@ type Signer struct {
 	// openssh signs the logins to OpenSSH servers; nil if the cluster has no such
 	// authority.
 	openssh ssh.Signer
+	// database signs database servers, databaseClient those who log in to them, and
+	// tokens says to applications who their user is. Each is empty if the cluster has
+	// no such authority.
+	database, databaseClient authority
+	tokens                   tokenSigner
 	// hostMore are the other TLS keys of the host authority: those of before or after a
 	// rotation.
 	hostMore []crypto.Signer
@@ -38,8 +43,8 @@ type authority struct {
 }
 
 // NewSigner returns a signer for the cluster of the authorities, which must
-// include host and user with the references of their private keys; of the others
-// openssh is used if it is there.
+// include host and user with the references of their private keys; the others are
+// used if they are there.
 func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() time.Time) (*Signer, error) {
 	if ks == nil || now == nil {
 		return nil, fault.Invalid("signer needs a keystore and a clock")
@@ -59,6 +64,12 @@ func NewSigner(ks keystore.Keystore, cas []*typesv1.CertAuthority, now func() ti
 			s.user, err = openAuthority(ks, c)
 		case TypeOpenSSH:
 			s.openssh, err = openSSH(ks, c)
+		case TypeDB:
+			s.database, err = openTLS(ks, c)
+		case TypeDBClient:
+			s.databaseClient, err = openTLS(ks, c)
+		case TypeJWT:
+			s.tokens, err = openJWT(ks, c)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("open the %s certificate authority: %w", c.GetSpec().GetType(), err)
@@ -76,23 +87,15 @@ func (s *Signer) Cluster() string { return s.cluster }
 // openAuthority loads the first active key of each kind, and makes sure that the
 // private keys are those of the public ones.
 func openAuthority(ks keystore.Keystore, c *typesv1.CertAuthority) (authority, error) {
-	active := c.GetSpec().GetActiveKeys()
-	if len(active.GetTls()) == 0 || len(active.GetSsh()) == 0 {
+	if len(c.GetSpec().GetActiveKeys().GetSsh()) == 0 {
 		return authority{}, fault.Invalid("it has no active keys")
 	}
-	cert, err := parseAuthority(c.GetSpec().GetClusterName(), active.GetTls()[0].GetCert())
+	a, err := openTLS(ks, c)
 	if err != nil {
 		return authority{}, err
 	}
-	tlsKey, err := ks.Signer(active.GetTls()[0].GetPrivateKey())
-	if err != nil {
-		return authority{}, fmt.Errorf("TLS key: %w", err)
-	}
-	if !samePublic(cert.PublicKey, tlsKey.Public()) {
-		return authority{}, fault.Invalid("its TLS key is not that of its certificate")
-	}
-	sshSigner, err := openSSH(ks, c)
-	return authority{cert: cert, tls: tlsKey, ssh: sshSigner}, err
+	a.ssh, err = openSSH(ks, c)
+	return a, err
 }
 
 // openSSH loads the first active SSH key of an authority.
@@ -213,8 +216,11 @@ func (s *Signer) ownKey(tlsKey crypto.PublicKey, sshKey ssh.PublicKey) bool {
 	if s.openssh != nil && sshKey != nil && sameSSH(s.openssh.PublicKey(), sshKey) {
 		return true
 	}
-	return slices.ContainsFunc([]authority{s.host, s.user}, func(a authority) bool {
-		return tlsKey != nil && samePublic(a.cert.PublicKey, tlsKey) || sshKey != nil && sameSSH(a.ssh.PublicKey(), sshKey)
+	if s.tokens.key != nil && tlsKey != nil && samePublic(s.tokens.key.Public(), tlsKey) {
+		return true
+	}
+	return slices.ContainsFunc([]authority{s.host, s.user, s.database, s.databaseClient}, func(a authority) bool {
+		return tlsKey != nil && a.cert != nil && samePublic(a.cert.PublicKey, tlsKey) || sshKey != nil && a.ssh != nil && sameSSH(a.ssh.PublicKey(), sshKey)
 	})
 }
 

@@ -30,6 +30,9 @@ type Trust struct {
 	host, user  anchors
 	// openssh is empty if the cluster has no such authority.
 	openssh anchors
+	// database and databaseClient vouch for nobody in the cluster; they are here for
+	// those outside who trust them.
+	database, databaseClient anchors
 }
 
 // anchors are the keys of one type of authority.
@@ -57,6 +60,10 @@ func NewTrust(cas []*typesv1.CertAuthority) (*Trust, error) {
 			t.user, err = readAnchors(c)
 		case TypeOpenSSH:
 			t.openssh, err = readAnchors(c)
+		case TypeDB:
+			t.database, err = readAnchors(c)
+		case TypeDBClient:
+			t.databaseClient, err = readAnchors(c)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the %s certificate authority: %w", c.GetSpec().GetType(), err)
@@ -65,9 +72,12 @@ func NewTrust(cas []*typesv1.CertAuthority) (*Trust, error) {
 	if len(t.host.certs) == 0 || len(t.user.certs) == 0 {
 		return nil, fault.Invalid("trust needs the host and the user certificate authority")
 	}
-	for _, pair := range [][2]anchors{{t.host, t.user}, {t.host, t.openssh}, {t.user, t.openssh}} {
-		if err := disjoint(pair[0], pair[1]); err != nil {
-			return nil, err
+	all := []anchors{t.host, t.user, t.openssh, t.database, t.databaseClient}
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if err := disjoint(b, a); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return t, nil
@@ -132,6 +142,15 @@ func (t *Trust) UserPool() *x509.CertPool { return t.user.pool.Clone() }
 
 // HostCertificates returns the certificates that sign hosts, the active ones first.
 func (t *Trust) HostCertificates() []*x509.Certificate { return slices.Clone(t.host.certs) }
+
+// DatabaseCertificates returns the certificates that sign database servers, the active
+// ones first, and DatabaseClientCertificates those that sign who logs in to them.
+func (t *Trust) DatabaseCertificates() []*x509.Certificate { return slices.Clone(t.database.certs) }
+
+// DatabaseClientCertificates returns what databases are to trust for their clients.
+func (t *Trust) DatabaseClientCertificates() []*x509.Certificate {
+	return slices.Clone(t.databaseClient.certs)
+}
 
 // Pins returns the pins of the host authority, the active ones first: what
 // `tctl status` shows and ca_pin takes.
