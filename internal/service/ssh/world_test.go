@@ -56,8 +56,8 @@ func TestMain(m *testing.M) { os.Exit(withUser(m)) }
 // for temporary files are its own: the users of this machine stay as they are, and
 // several runs at the same time do not meet.
 func withUser(m *testing.M) int {
-	if !root {
-		return m.Run()
+	if !root || slices.Contains(os.Args, "-test.fuzzworker") {
+		return m.Run() // a fuzz worker talks over descriptors that it has inherited
 	}
 	if os.Getenv(ownEtc) == "" {
 		code, err := inOwnEtc()
@@ -223,6 +223,9 @@ func start(t testing.TB, change func(*ssh.Config)) *world {
 	cfg := ssh.Config{
 		Holder: w.holder, Cache: w.cache, Emit: w.events.emit, Listener: ln, Hostname: node, Labels: map[string]string{"env": "test"},
 		Announce: func(s *typesv1.Server) { w.nodes <- s }, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	if *allPAM && root {
+		withPAM(t, permitted(), nil)(&cfg)
 	}
 	if change != nil {
 		change(&cfg)
