@@ -23,7 +23,8 @@ const (
 	lookAgain = 50 * time.Millisecond
 )
 
-// passage is a connection of a user to a node that is open now.
+// passage is a connection of a user to a node, or to an agent of something else, that is
+// open now.
 type passage struct {
 	caller *identity.Identity
 	nodeID string
@@ -84,9 +85,9 @@ func (s *Service) locked(caller *identity.Identity, nodeID string) error {
 
 // rejected records that a lock refused a user.
 func (s *Service) rejected(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string, err error) error {
-	s.metrics.failed.Inc()
+	s.metrics.notOpened(req.GetService())
 	s.emitRefusal(ctx, audit.SessionRejected, caller, req, clientAddr, err)
-	return fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
+	return fmt.Errorf("user %q to %q: %w", caller.User.Name, target(req), err)
 }
 
 // lockedOut refuses everybody while this Proxy is locked itself.

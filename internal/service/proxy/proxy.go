@@ -11,7 +11,7 @@
 //	teleport-proxy-grpc        anybody                Join and Login, relayed to Auth
 //	teleport-auth@<cluster>    agents, tsh, tctl      Auth, TLS end to end
 //	teleport-reversetunnel     agents                 the tunnels
-//	teleport-proxy-ssh         users (certificate)    a node
+//	teleport-proxy-ssh         users (certificate)    a node, or an agent of an application or database
 package proxy
 
 import (
@@ -83,6 +83,9 @@ type Config struct {
 	Log        *slog.Logger
 	// Registerer takes the metrics; nil keeps none.
 	Registerer prometheus.Registerer
+	// Local are the services of the same process that users are to reach, without a tunnel;
+	// nil is none.
+	Local Local
 	// OpenSSHSources are addresses that servers which run only OpenSSH see this Proxy come
 	// from, besides the one that it knows itself: those of address translation.
 	OpenSSHSources []netip.Addr
@@ -142,7 +145,7 @@ func New(cfg Config) (*Service, error) {
 		Trust: cfg.Holder.Trust, Signer: func() ssh.Signer { return cfg.Holder.SSHSigner(types.RoleProxy) }, Admit: s.admit,
 		Log: cfg.Log, Drain: cfg.Drain,
 	})
-	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.tunnels, Certificate: s.certificate, Loopback: s.loopback})
+	s.router = route.New(route.Config{Cache: cfg.Cache, Tunnels: s.ways(), Certificate: s.certificate, Loopback: s.loopback, Usable: s.lockedHost})
 	if s.metrics, err = newMetrics(cfg.Registerer, s.port.Stats, s.tunnels.Count); err != nil {
 		return nil, fmt.Errorf("proxy service: register metrics: %w", err)
 	}

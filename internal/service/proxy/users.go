@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	proxyv1 "teleport/api/proxy/v1"
@@ -37,8 +38,9 @@ const (
 	emitTimeout = 5 * time.Second
 )
 
-// serveUsers takes the connections of users to nodes: TLS with the user's
-// certificate, one DialRequest, one DialResponse, then the bytes of both sides.
+// serveUsers takes the connections of users to nodes, and to the agents of applications
+// and databases: TLS with the user's certificate, one DialRequest, one DialResponse, then
+// the bytes of both sides.
 func (s *Service) serveUsers(ctx context.Context, ln net.Listener) error {
 	config := s.serverTLS(tls.RequireAndVerifyClientCert, mux.ALPNProxySSH)
 	gate := mux.NewGate(maxHandshakes, maxHandshakes/2, handshakeGrace)
@@ -79,9 +81,7 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 		return errors.Join(err, respond(conn, refusal(err)))
 	}
 	defer leave()
-	s.metrics.sessions.Inc()
-	s.metrics.active.Inc()
-	defer s.metrics.active.Dec()
+	defer s.metrics.opened(req.GetService())()
 	if err := respond(conn, resp); err != nil {
 		return err
 	}
@@ -105,6 +105,10 @@ func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity
 	if err == nil && (caller == nil || caller.User == nil) {
 		err = fault.Denied("only users may connect to nodes, and %q is none", caller.Name())
 	}
+	if err == nil && caller.User.Routed() {
+		// It may be in the hands of any program that speaks with that one resource.
+		err = fault.Denied("this certificate of user %q is for one application or database only, and the agent that serves it: use the one of tsh login", caller.User.Name)
+	}
 	if err == nil {
 		err = caller.CheckSource(conn.RemoteAddr())
 	}
@@ -122,15 +126,19 @@ func (s *Service) greet(ctx context.Context, conn *tls.Conn) (*identity.Identity
 	return caller, req, conn.SetDeadline(time.Time{})
 }
 
-// dial connects to the node and makes the answer for the user. A node that runs only
+// dial connects to the node, or to an agent of what else is asked for, and makes the answer for the user. A node that runs only
 // OpenSSH is returned in place of a connection: who the user is there is not known yet.
 func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *typesv1.Server, *proxyv1.DialResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort(), Join: req.GetJoin()}
 	if err := s.locked(caller, ""); err != nil {
 		return nil, nil, refusal(err), s.rejected(ctx, caller, req, clientAddr, err)
 	}
+	if req.GetService() != "" {
+		conn, resp, err := s.dialResource(ctx, caller, req, clientAddr)
+		return conn, nil, resp, err
+	}
+	target := route.Target{Host: req.GetHost(), Cluster: req.GetCluster(), Port: req.GetPort(), Join: req.GetJoin()}
 	node, err := s.router.Find(caller, target)
 	if err == nil {
 		if locked := s.locked(caller, node.GetMetadata().GetName()); locked != nil {
@@ -146,11 +154,7 @@ func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *prox
 		conn, err = s.router.Connect(ctx, node, clientAddr)
 	}
 	if err != nil {
-		s.metrics.failed.Inc()
-		if !errors.Is(err, fault.ErrUnreachable) {
-			s.emitRefusal(ctx, audit.AuthAttemptFailure, caller, req, clientAddr, err)
-		}
-		return nil, nil, refusal(err), fmt.Errorf("user %q to %q: %w", caller.User.Name, req.GetHost(), err)
+		return nil, nil, refusal(err), s.failed(ctx, caller, req, clientAddr, err)
 	}
 	resp := &proxyv1.DialResponse{HostId: node.GetMetadata().GetName(), HostName: node.GetSpec().GetHostname()}
 	if conn == nil {
@@ -159,12 +163,50 @@ func (s *Service) dial(ctx context.Context, caller *identity.Identity, req *prox
 	return conn, nil, resp, nil
 }
 
+// dialResource connects to an agent of an application or database.
+func (s *Service) dialResource(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string) (net.Conn, *proxyv1.DialResponse, error) {
+	service, err := types.ParseSystemRole(req.GetService())
+	switch {
+	case err != nil:
+	case req.GetHost() != "" || req.GetPort() != 0 || req.GetJoin():
+		err = fault.Invalid("a connection goes to a host or to a resource, and this asks for both")
+	case req.GetCluster() != "" && !strings.EqualFold(req.GetCluster(), s.cluster()):
+		err = fault.NotFound("this Proxy serves cluster %q, and the connection is for another one", s.cluster())
+	}
+	var conn net.Conn
+	var host string
+	if err == nil {
+		conn, host, err = s.router.DialResource(ctx, caller, service, req.GetResource(), req.GetNative(), clientAddr)
+	}
+	if err != nil {
+		return nil, refusal(err), s.failed(ctx, caller, req, clientAddr, err)
+	}
+	return conn, &proxyv1.DialResponse{HostId: host}, nil
+}
+
+// failed counts a connection that was not made, and records it if it was refused.
+func (s *Service) failed(ctx context.Context, caller *identity.Identity, req *proxyv1.DialRequest, clientAddr string, err error) error {
+	s.metrics.notOpened(req.GetService())
+	if !errors.Is(err, fault.ErrUnreachable) {
+		s.emitRefusal(ctx, audit.AuthAttemptFailure, caller, req, clientAddr, err)
+	}
+	return fmt.Errorf("user %q to %q: %w", caller.User.Name, target(req), err)
+}
+
+// target is what a user asked for, in few words.
+func target(req *proxyv1.DialRequest) string {
+	if req.GetService() != "" {
+		return req.GetResource()
+	}
+	return req.GetHost()
+}
+
 // refusal is the answer to a user that does not get a connection.
 func refusal(err error) *proxyv1.DialResponse {
 	if kind := fault.Kind(err); kind != nil {
 		return &proxyv1.DialResponse{Error: err.Error(), ErrorKind: kind.Error()}
 	}
-	return &proxyv1.DialResponse{Error: "the Proxy could not connect to the node: its log has the cause", ErrorKind: fault.ErrUnreachable.Error()}
+	return &proxyv1.DialResponse{Error: "the Proxy could not connect: its log has the cause", ErrorKind: fault.ErrUnreachable.Error()}
 }
 
 // respond sends the answer.
@@ -188,7 +230,7 @@ func (s *Service) emitRefusal(ctx context.Context, kind audit.Kind, caller *iden
 	defer cancel()
 	event := audit.New(kind, map[string]any{
 		"user": caller.User.Name, "success": false, "error": cause.Error(), "addr.remote": clientAddr,
-		"target": req.GetHost(), "proxy_id": s.cfg.Holder.HostID(),
+		"target": target(req), "proxy_id": s.cfg.Holder.HostID(),
 	})
 	if err := s.cfg.Emit(ctx, event); err != nil {
 		s.cfg.Log.WarnContext(ctx, "a refusal could not be recorded", "user", caller.User.Name, "error", err)

@@ -209,30 +209,39 @@ func (w *world) user(t testing.TB, roles ...string) *tls.Certificate {
 func (w *world) agent(t testing.TB, hostname, env string, seen chan<- string) string {
 	t.Helper()
 	h := w.join(t, types.RoleNode)
+	w.tunnel(t, h, func(_ context.Context, conn net.Conn, req tunnel.Request) {
+		if seen != nil {
+			seen <- req.ClientAddr
+		}
+		_, _ = io.Copy(conn, conn)
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+	})
+	w.addNode(h.HostID(), hostname, env, "")
+	return h.HostID()
+}
+
+// tunnel keeps the tunnel of an agent until the test ends, or until what it returns is
+// called.
+func (w *world) tunnel(t testing.TB, h *state.Holder, handle func(context.Context, net.Conn, tunnel.Request)) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	up, done := make(chan bool, 100), make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = tunnel.RunAgent(ctx, tunnel.AgentConfig{
 			Addr: w.addr, TLS: ca.ClientTLS(nil, h.Trust, types.RoleProxy),
-			Signer:  func() ssh.Signer { return h.SSHSigner("") },
-			HostKey: func() ssh.HostKeyCallback { return h.Trust().AnyHostKeyCallback(types.RoleProxy) },
-			Handle: func(_ context.Context, conn net.Conn, req tunnel.Request) {
-				if seen != nil {
-					seen <- req.ClientAddr
-				}
-				_, _ = io.Copy(conn, conn)
-				_ = conn.(interface{ CloseWrite() error }).CloseWrite()
-			},
+			Signer:    func() ssh.Signer { return h.SSHSigner("") },
+			HostKey:   func() ssh.HostKeyCallback { return h.Trust().AnyHostKeyCallback(types.RoleProxy) },
+			Handle:    handle,
 			Reconnect: retry.Backoff{Min: time.Millisecond, Max: 20 * time.Millisecond},
 		}, func(connected bool) { up <- connected })
 	}()
-	t.Cleanup(func() { cancel(); <-done })
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(stop)
 	if !<-up {
 		t.Fatal("agent not connected")
 	}
-	w.addNode(h.HostID(), hostname, env, "")
-	return h.HostID()
+	return stop
 }
 
 // takesTunnel reports whether the Proxy takes a tunnel of the host.
