@@ -70,6 +70,8 @@ var table = map[string]row{
 	databasev1.DatabaseService_CertifyUser_FullMethodName: {who: users},
 	databasev1.DatabaseService_SignClient_FullMethodName:  {who: databases},
 	databasev1.DatabaseService_SignServer_FullMethodName:  {who: users | local, kind: types.KindDatabase, verb: types.VerbUpdate},
+	// What it signs says nothing of anybody.
+	databasev1.DatabaseService_SignRevocations_FullMethodName: {who: users | local, kind: types.KindCertAuthority, verb: types.VerbRead},
 
 	joinv1.JoinService_Join_FullMethodName:  {who: anybody},
 	joinv1.JoinService_Renew_FullMethodName: {who: processes},

@@ -440,6 +440,96 @@ func (x *SignServerResponse) GetExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+type SignRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Type of the authority: db_client, db, user or host.
+	Authority     string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignRevocationsRequest) Reset() {
+	*x = SignRevocationsRequest{}
+	mi := &file_teleport_database_v1_database_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRevocationsRequest) ProtoMessage() {}
+
+func (x *SignRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_database_v1_database_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*SignRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_teleport_database_v1_database_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SignRevocationsRequest) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+type SignRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER.
+	List          []byte `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignRevocationsResponse) Reset() {
+	*x = SignRevocationsResponse{}
+	mi := &file_teleport_database_v1_database_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRevocationsResponse) ProtoMessage() {}
+
+func (x *SignRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_teleport_database_v1_database_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*SignRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_teleport_database_v1_database_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SignRevocationsResponse) GetList() []byte {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
 var File_teleport_database_v1_database_proto protoreflect.FileDescriptor
 
 const file_teleport_database_v1_database_proto_rawDesc = "" +
@@ -473,13 +563,18 @@ const file_teleport_database_v1_database_proto_rawDesc = "" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12-\n" +
 	"\x12client_authorities\x18\x02 \x01(\tR\x11clientAuthorities\x12 \n" +
 	"\vauthorities\x18\x03 \x01(\tR\vauthorities\x124\n" +
-	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires2\xb7\x02\n" +
+	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"6\n" +
+	"\x16SignRevocationsRequest\x12\x1c\n" +
+	"\tauthority\x18\x01 \x01(\tR\tauthority\"-\n" +
+	"\x17SignRevocationsResponse\x12\x12\n" +
+	"\x04list\x18\x01 \x01(\fR\x04list2\xa7\x03\n" +
 	"\x0fDatabaseService\x12b\n" +
 	"\vCertifyUser\x12(.teleport.database.v1.CertifyUserRequest\x1a).teleport.database.v1.CertifyUserResponse\x12_\n" +
 	"\n" +
 	"SignClient\x12'.teleport.database.v1.SignClientRequest\x1a(.teleport.database.v1.SignClientResponse\x12_\n" +
 	"\n" +
-	"SignServer\x12'.teleport.database.v1.SignServerRequest\x1a(.teleport.database.v1.SignServerResponseB%Z#teleport/api/database/v1;databasev1b\x06proto3"
+	"SignServer\x12'.teleport.database.v1.SignServerRequest\x1a(.teleport.database.v1.SignServerResponse\x12n\n" +
+	"\x0fSignRevocations\x12,.teleport.database.v1.SignRevocationsRequest\x1a-.teleport.database.v1.SignRevocationsResponseB%Z#teleport/api/database/v1;databasev1b\x06proto3"
 
 var (
 	file_teleport_database_v1_database_proto_rawDescOnce sync.Once
@@ -493,31 +588,35 @@ func file_teleport_database_v1_database_proto_rawDescGZIP() []byte {
 	return file_teleport_database_v1_database_proto_rawDescData
 }
 
-var file_teleport_database_v1_database_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_teleport_database_v1_database_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_teleport_database_v1_database_proto_goTypes = []any{
-	(*CertifyUserRequest)(nil),    // 0: teleport.database.v1.CertifyUserRequest
-	(*CertifyUserResponse)(nil),   // 1: teleport.database.v1.CertifyUserResponse
-	(*SignClientRequest)(nil),     // 2: teleport.database.v1.SignClientRequest
-	(*SignClientResponse)(nil),    // 3: teleport.database.v1.SignClientResponse
-	(*SignServerRequest)(nil),     // 4: teleport.database.v1.SignServerRequest
-	(*SignServerResponse)(nil),    // 5: teleport.database.v1.SignServerResponse
-	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*CertifyUserRequest)(nil),      // 0: teleport.database.v1.CertifyUserRequest
+	(*CertifyUserResponse)(nil),     // 1: teleport.database.v1.CertifyUserResponse
+	(*SignClientRequest)(nil),       // 2: teleport.database.v1.SignClientRequest
+	(*SignClientResponse)(nil),      // 3: teleport.database.v1.SignClientResponse
+	(*SignServerRequest)(nil),       // 4: teleport.database.v1.SignServerRequest
+	(*SignServerResponse)(nil),      // 5: teleport.database.v1.SignServerResponse
+	(*SignRevocationsRequest)(nil),  // 6: teleport.database.v1.SignRevocationsRequest
+	(*SignRevocationsResponse)(nil), // 7: teleport.database.v1.SignRevocationsResponse
+	(*durationpb.Duration)(nil),     // 8: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 9: google.protobuf.Timestamp
 }
 var file_teleport_database_v1_database_proto_depIdxs = []int32{
-	6, // 0: teleport.database.v1.CertifyUserRequest.ttl:type_name -> google.protobuf.Duration
-	7, // 1: teleport.database.v1.CertifyUserResponse.expires:type_name -> google.protobuf.Timestamp
-	7, // 2: teleport.database.v1.SignClientResponse.expires:type_name -> google.protobuf.Timestamp
-	6, // 3: teleport.database.v1.SignServerRequest.ttl:type_name -> google.protobuf.Duration
-	7, // 4: teleport.database.v1.SignServerResponse.expires:type_name -> google.protobuf.Timestamp
+	8, // 0: teleport.database.v1.CertifyUserRequest.ttl:type_name -> google.protobuf.Duration
+	9, // 1: teleport.database.v1.CertifyUserResponse.expires:type_name -> google.protobuf.Timestamp
+	9, // 2: teleport.database.v1.SignClientResponse.expires:type_name -> google.protobuf.Timestamp
+	8, // 3: teleport.database.v1.SignServerRequest.ttl:type_name -> google.protobuf.Duration
+	9, // 4: teleport.database.v1.SignServerResponse.expires:type_name -> google.protobuf.Timestamp
 	0, // 5: teleport.database.v1.DatabaseService.CertifyUser:input_type -> teleport.database.v1.CertifyUserRequest
 	2, // 6: teleport.database.v1.DatabaseService.SignClient:input_type -> teleport.database.v1.SignClientRequest
 	4, // 7: teleport.database.v1.DatabaseService.SignServer:input_type -> teleport.database.v1.SignServerRequest
-	1, // 8: teleport.database.v1.DatabaseService.CertifyUser:output_type -> teleport.database.v1.CertifyUserResponse
-	3, // 9: teleport.database.v1.DatabaseService.SignClient:output_type -> teleport.database.v1.SignClientResponse
-	5, // 10: teleport.database.v1.DatabaseService.SignServer:output_type -> teleport.database.v1.SignServerResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
+	6, // 8: teleport.database.v1.DatabaseService.SignRevocations:input_type -> teleport.database.v1.SignRevocationsRequest
+	1, // 9: teleport.database.v1.DatabaseService.CertifyUser:output_type -> teleport.database.v1.CertifyUserResponse
+	3, // 10: teleport.database.v1.DatabaseService.SignClient:output_type -> teleport.database.v1.SignClientResponse
+	5, // 11: teleport.database.v1.DatabaseService.SignServer:output_type -> teleport.database.v1.SignServerResponse
+	7, // 12: teleport.database.v1.DatabaseService.SignRevocations:output_type -> teleport.database.v1.SignRevocationsResponse
+	9, // [9:13] is the sub-list for method output_type
+	5, // [5:9] is the sub-list for method input_type
 	5, // [5:5] is the sub-list for extension type_name
 	5, // [5:5] is the sub-list for extension extendee
 	0, // [0:5] is the sub-list for field type_name
@@ -534,7 +633,7 @@ func file_teleport_database_v1_database_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_teleport_database_v1_database_proto_rawDesc), len(file_teleport_database_v1_database_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,9 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DatabaseService_CertifyUser_FullMethodName = "/teleport.database.v1.DatabaseService/CertifyUser"
-	DatabaseService_SignClient_FullMethodName  = "/teleport.database.v1.DatabaseService/SignClient"
-	DatabaseService_SignServer_FullMethodName  = "/teleport.database.v1.DatabaseService/SignServer"
+	DatabaseService_CertifyUser_FullMethodName     = "/teleport.database.v1.DatabaseService/CertifyUser"
+	DatabaseService_SignClient_FullMethodName      = "/teleport.database.v1.DatabaseService/SignClient"
+	DatabaseService_SignServer_FullMethodName      = "/teleport.database.v1.DatabaseService/SignServer"
+	DatabaseService_SignRevocations_FullMethodName = "/teleport.database.v1.DatabaseService/SignRevocations"
 )
 
 // DatabaseServiceClient is the client API for DatabaseService service.
@@ -37,6 +38,8 @@ type DatabaseServiceClient interface {
 	SignClient(ctx context.Context, in *SignClientRequest, opts ...grpc.CallOption) (*SignClientResponse, error)
 	// A certificate of the database authority for a database server.
 	SignServer(ctx context.Context, in *SignServerRequest, opts ...grpc.CallOption) (*SignServerResponse, error)
+	// An empty list of revoked certificates, for servers that take no certificate without.
+	SignRevocations(ctx context.Context, in *SignRevocationsRequest, opts ...grpc.CallOption) (*SignRevocationsResponse, error)
 }
 
 type databaseServiceClient struct {
@@ -77,6 +80,16 @@ func (c *databaseServiceClient) SignServer(ctx context.Context, in *SignServerRe
 	return out, nil
 }
 
+func (c *databaseServiceClient) SignRevocations(ctx context.Context, in *SignRevocationsRequest, opts ...grpc.CallOption) (*SignRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignRevocationsResponse)
+	err := c.cc.Invoke(ctx, DatabaseService_SignRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DatabaseServiceServer is the server API for DatabaseService service.
 // All implementations must embed UnimplementedDatabaseServiceServer
 // for forward compatibility.
@@ -88,6 +101,8 @@ type DatabaseServiceServer interface {
 	SignClient(context.Context, *SignClientRequest) (*SignClientResponse, error)
 	// A certificate of the database authority for a database server.
 	SignServer(context.Context, *SignServerRequest) (*SignServerResponse, error)
+	// An empty list of revoked certificates, for servers that take no certificate without.
+	SignRevocations(context.Context, *SignRevocationsRequest) (*SignRevocationsResponse, error)
 	mustEmbedUnimplementedDatabaseServiceServer()
 }
 
@@ -106,6 +121,9 @@ func (UnimplementedDatabaseServiceServer) SignClient(context.Context, *SignClien
 }
 func (UnimplementedDatabaseServiceServer) SignServer(context.Context, *SignServerRequest) (*SignServerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SignServer not implemented")
+}
+func (UnimplementedDatabaseServiceServer) SignRevocations(context.Context, *SignRevocationsRequest) (*SignRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignRevocations not implemented")
 }
 func (UnimplementedDatabaseServiceServer) mustEmbedUnimplementedDatabaseServiceServer() {}
 func (UnimplementedDatabaseServiceServer) testEmbeddedByValue()                         {}
@@ -182,6 +200,24 @@ func _DatabaseService_SignServer_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DatabaseService_SignRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DatabaseServiceServer).SignRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DatabaseService_SignRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DatabaseServiceServer).SignRevocations(ctx, req.(*SignRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DatabaseService_ServiceDesc is the grpc.ServiceDesc for DatabaseService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +236,10 @@ var DatabaseService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SignServer",
 			Handler:    _DatabaseService_SignServer_Handler,
+		},
+		{
+			MethodName: "SignRevocations",
+			Handler:    _DatabaseService_SignRevocations_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
