@@ -159,8 +159,14 @@ func (a *app) client(ctx context.Context) (*client.Client, *session, error) {
 func (a *app) clientOf(s *session) (*client.Client, error) {
 	return client.New(client.Config{
 		Proxy: s.profile.Proxy, Credentials: s.credentials, Now: a.now, Log: screen.Logger(a.debug, a.Err),
-		Resume: a.resumption(),
+		Resume: a.resumption(), Banner: a.banner,
 	})
+}
+
+// banner shows what a server has to say to those whom it lets in.
+func (a *app) banner(text string) {
+	text = strings.TrimRight(strings.ReplaceAll(text, "\r", ""), "\n")
+	_, _ = fmt.Fprintln(a.Err, screen.EscapeLines(text))
 }
 
 // localUser returns the name of the user that runs tsh.

@@ -44,6 +44,8 @@ type Config struct {
 	// Resume has connections to nodes survive the loss of what they come over; nil
 	// does not.
 	Resume *Resumption
+	// Banner is given what a server has to say to those whom it lets in; nil drops it.
+	Banner func(text string)
 }
 
 // Client connects to a cluster with a user's credentials. Each call makes its own
@@ -277,7 +279,7 @@ const defaultNodePort = 3022
 func (c *Client) handshake(ctx context.Context, conn net.Conn, login, host string, signer ssh.Signer, names ...string) (*ssh.Client, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	// A node that refuses says why before it hangs up; it has proven its name by then.
-	var refusal string
+	var refusal, banner string
 	client, chans, reqs, err := ssh.NewClientConn(conn, host, &ssh.ClientConfig{
 		Config: sshAlgorithms(),
 		User:   login,
@@ -288,6 +290,7 @@ func (c *Client) handshake(ctx context.Context, conn net.Conn, login, host strin
 		ClientVersion:     "SSH-2.0-Teleport",
 		BannerCallback: func(text string) error {
 			refusal = firstLine(text)
+			banner += text[:min(len(text), maxBanner-len(banner))]
 			return nil
 		},
 	})
@@ -298,8 +301,14 @@ func (c *Client) handshake(ctx context.Context, conn net.Conn, login, host strin
 		_ = conn.Close()
 		return nil, sshError(login, host, refusal, err)
 	}
+	if banner != "" && c.cfg.Banner != nil {
+		c.cfg.Banner(banner)
+	}
 	return ssh.NewClient(client, chans, reqs), nil
 }
+
+// maxBanner bounds what a server may say to those whom it lets in.
+const maxBanner = 8 << 10
 
 // sshAlgorithms prefers what is fastest among what is good.
 func sshAlgorithms() ssh.Config {

@@ -55,6 +55,8 @@ type Login struct {
 	// TooMany, if not nil, is called when there are MaxSessions and the client asks for
 	// one more. It returns what the client is told, or "".
 	TooMany func(ctx context.Context) string
+	// Banner, if Authorize sets it, is shown to the user who is let in.
+	Banner string
 	// Ended, if not nil, is called once when the connection is over. Authorize sets
 	// it when it allows and has something to give back.
 	Ended func()
@@ -263,7 +265,9 @@ type loginKey struct{}
 // serverConfig is made for each connection: host keys change, and the callbacks
 // need the connection's context.
 func (s *Server) serverConfig(ctx context.Context, granted **Login) *ssh.ServerConfig {
+	var banner func(string) error
 	return &ssh.ServerConfig{
+		PreAuthConnCallback:     func(c ssh.ServerPreAuthConn) { banner = c.SendAuthBanner },
 		Config:                  algorithms(),
 		PublicKeyAuthAlgorithms: publicKeyAlgorithms(),
 		MaxAuthTries:            maxAuthTries,
@@ -292,6 +296,9 @@ func (s *Server) serverConfig(ctx context.Context, granted **Login) *ssh.ServerC
 				return nil, shown(err)
 			}
 			*granted = login
+			if login.Banner != "" && banner != nil {
+				return perms, banner(printableLines(login.Banner))
+			}
 			return perms, nil
 		},
 	}

@@ -21,3 +21,13 @@ func printable(s string) string {
 		return r
 	}, s)
 }
+
+// printableLines is printable for text of several lines, each ended as terminals and
+// RFC 4252 want it.
+func printableLines(s string) string {
+	var out strings.Builder
+	for line := range strings.Lines(s) {
+		out.WriteString(printable(strings.TrimRight(line, "\r\n")) + "\r\n")
+	}
+	return out.String()
+}

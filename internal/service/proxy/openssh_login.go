@@ -24,6 +24,8 @@ import (
 const (
 	// upstreamTimeout bounds the way to a server, from TCP to the end of its login.
 	upstreamTimeout = 20 * time.Second
+	// maxBanner bounds what a server shows to its users.
+	maxBanner = 8 << 10
 	// expiresSoon is when an administrator is told that a server's certificate ends.
 	expiresSoon = 30 * 24 * time.Hour
 )
@@ -35,6 +37,8 @@ type visit struct {
 	log   *slog.Logger
 	// up is the connection to the server; set by authorize.
 	up sshd.Upstream
+	// banner is what the server showed before it let the login in.
+	banner string
 	// Connection is there from connected on.
 	*sshaccess.Connection
 }
@@ -73,6 +77,7 @@ func (v *visit) authorize(ctx context.Context, meta ssh.ConnMetadata, login *ssh
 		text := fmt.Sprintf("cannot connect you to %s: %s", v.place.Hostname, outside(err))
 		return guard.Reject(ctx, v.place, meta, g.ID, text, err.Error())
 	}
+	login.Banner = v.banner
 	end := login.Ended
 	login.Ended = func() {
 		_ = v.up.Conn.Close()
@@ -179,6 +184,10 @@ func (v *visit) handshake(ctx context.Context, conn net.Conn, meta ssh.ConnMetad
 			return refused
 		},
 		ClientVersion: "SSH-2.0-Teleport",
+		BannerCallback: func(text string) error {
+			v.banner += text[:min(len(text), maxBanner-len(v.banner))]
+			return nil
+		},
 	})
 	if err != nil {
 		return v.explain(meta.User(), refused, err)

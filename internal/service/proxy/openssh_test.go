@@ -98,6 +98,8 @@ type stock struct {
 	// shown are the certificates that the server was shown; login is refused if set.
 	shown  []*ssh.Certificate
 	refuse bool
+	// banner is what the server shows, and told what its users were shown.
+	banner, told string
 }
 
 const stockName = "db-8"
@@ -198,7 +200,7 @@ func (s *stock) serve(t *testing.T, key ssh.Signer) string {
 			s.shown = append(s.shown, cert)
 		}
 		return checker.Authenticate(meta, k)
-	}}
+	}, BannerCallback: func(ssh.ConnMetadata) string { return s.banner }}
 	config.AddHostKey(key)
 	ln := must(net.Listen("tcp", "127.0.0.1:0"))
 	var conns sync.WaitGroup
@@ -280,6 +282,7 @@ func (s *stock) connect(t *testing.T, login string) (*ssh.Client, string, error)
 	if err != nil {
 		return nil, banner, err
 	}
+	s.told = banner
 	client := ssh.NewClient(c, chans, reqs)
 	t.Cleanup(func() { _ = client.Close() })
 	return client, "", nil
@@ -321,7 +324,11 @@ func (s *stock) waitEvent(t *testing.T, code string) map[string]any {
 
 func TestOpenSSHServer(t *testing.T) {
 	s := newStock(t, nil)
+	s.banner = "Authorized use only.\nAsk \x1b[1mEve.\n"
 	c := s.mustConnect(t)
+	if want := "Authorized use only.\r\nAsk ?[1mEve.\r\n"; s.told != want {
+		t.Errorf("the user was shown %q, want %q", s.told, want)
+	}
 	out, err := command(t, c, "hello")
 	var exit *ssh.ExitError
 	if out != "hello" || !errors.As(err, &exit) || exit.ExitStatus() != 7 {
