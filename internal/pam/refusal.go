@@ -62,7 +62,7 @@ func (r *Refusal) Error() string {
 	case r.Code == codeAborted:
 		return "the login was given up"
 	}
-	return "PAM is not in order on this host: ask an administrator"
+	return fmt.Sprintf("PAM of this host did not let user %q in: %s, ask an administrator", r.User, r.Detail)
 }
 
 // Reason is for administrators.
