@@ -197,6 +197,36 @@ func All[T types.Resource](ctx context.Context, s *Store, kind string) ([]T, err
 	}
 }
 
+// Below returns the resources of a kind whose names begin with the prefix, in the order
+// of their names, and at most so many of them.
+func Below[T types.Resource](ctx context.Context, s *Store, kind, prefix string, most int) ([]T, error) {
+	if err := checkKinds([]string{kind}); err != nil {
+		return nil, err
+	}
+	if most <= 0 {
+		return nil, fault.Invalid("say how many of kind %s are read at most", kind)
+	}
+	start := backend.Key(resources, kind, prefix)
+	items, _, err := s.backend.Range(ctx, start, backend.End(start), most)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]T, 0, len(items))
+	for _, it := range items {
+		r, err := decode(kind, it)
+		if err != nil {
+			s.log.WarnContext(ctx, "a stored resource cannot be read and is left out", "key", it.Key, "error", err)
+			continue
+		}
+		t, ok := r.(T)
+		if !ok {
+			return nil, fault.Invalid("%s is not of the type asked for", title(kind, r.GetMetadata().GetName()))
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
 // Revision returns the current revision of the store.
 func (s *Store) Revision(ctx context.Context) (uint64, error) {
 	start, end := backend.Prefix(resources, types.KindClusterName)

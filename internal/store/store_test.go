@@ -102,6 +102,36 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
+func TestBelow(t *testing.T) {
+	s, _ := newStore(t)
+	for _, name := range []string{"web@a", "web@b", "web-2@a", "we@c", "web", "web@"} {
+		commit(t, s.Tx().Create(user(name)))
+	}
+	for _, tt := range []struct {
+		prefix string
+		most   int
+		want   string
+	}{{"web@", 10, "web@ web@a web@b"}, {"web@", 2, "web@ web@a"}, {"web-2@", 10, "web-2@a"}, {"x", 10, ""}, {"we%", 10, ""}} {
+		got, err := store.Below[*typesv1.User](t.Context(), s, types.KindUser, tt.prefix, tt.most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, u := range got {
+			names = append(names, u.GetMetadata().GetName())
+		}
+		if strings.Join(names, " ") != tt.want {
+			t.Errorf("Below(%q, %d) = %v, want %s", tt.prefix, tt.most, names, tt.want)
+		}
+	}
+	_, err := store.Below[*typesv1.User](t.Context(), s, types.KindUser, "", 0)
+	wants(t, err, fault.ErrInvalid, "most")
+	_, err = store.Below[*typesv1.Role](t.Context(), s, types.KindUser, "", 1)
+	wants(t, err, fault.ErrInvalid, "not of the type")
+	_, err = store.Below[*typesv1.Role](t.Context(), s, "nothing", "", 1)
+	wants(t, err, fault.ErrInvalid, "nothing")
+}
+
 func TestSingleton(t *testing.T) {
 	s, _ := newStore(t)
 	c, _ := types.New(types.KindClusterName, "whatever").(*typesv1.ClusterName)
