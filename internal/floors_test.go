@@ -27,7 +27,7 @@ var floors = []struct {
 	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress", "internal/pam", "internal/label"}},
 	{3, []string{
 		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
-		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/diag", "internal/join/method", "internal/pam/pamtest",
+		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/cors", "internal/diag", "internal/join/method", "internal/pam/pamtest",
 	}},
 	{4, []string{
 		"internal/ca", "internal/cache", "internal/store", "internal/refusal",

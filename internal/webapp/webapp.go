@@ -31,6 +31,7 @@ import (
 	"teleport/internal/budget"
 	"teleport/internal/ca"
 	"teleport/internal/cache"
+	"teleport/internal/cors"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/rpc"
@@ -149,8 +150,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.leave(w, r)
 		return
 	}
-	if app.cors != nil && preflight(r) {
-		app.answerPreflight(w, r)
+	if app.cors != nil && cors.Preflight(r) {
+		cors.Answer(w, r, app.cors)
 		return
 	}
 	one, err := h.authenticate(r, app)
