@@ -55,10 +55,20 @@ func (q *Query) Match(r types.Resource) bool {
 }
 
 // Described returns what people call a resource, and its labels: of a server the host
-// name, and the labels of commands too.
+// name, and the labels of commands too; of an agent of an application or a database, what
+// it serves.
 func Described(r types.Resource) (name string, labels map[string]string) {
-	if s, ok := r.(*typesv1.Server); ok {
-		return s.GetSpec().GetHostname(), types.ServerLabels(s)
+	switch r := r.(type) {
+	case *typesv1.Server:
+		return r.GetSpec().GetHostname(), types.ServerLabels(r)
+	case *typesv1.AppServer:
+		return r.GetSpec().GetApp().GetMetadata().GetName(), types.AppServerLabels(r)
+	case *typesv1.DatabaseServer:
+		return r.GetSpec().GetDatabase().GetMetadata().GetName(), types.DatabaseServerLabels(r)
+	case *typesv1.App:
+		return r.GetMetadata().GetName(), types.AppLabels(r)
+	case *typesv1.Database:
+		return r.GetMetadata().GetName(), types.DatabaseLabels(r)
 	}
 	return r.GetMetadata().GetName(), r.GetMetadata().GetLabels()
 }

@@ -110,3 +110,27 @@ func FuzzQuery(f *testing.F) {
 		}
 	})
 }
+
+// TestDescribed: people name an application and not the agents that serve it.
+func TestDescribed(t *testing.T) {
+	app := &typesv1.App{Metadata: &typesv1.Metadata{Name: "grafana", Labels: map[string]string{"env": "dev"}}, Spec: &typesv1.AppSpec{
+		DynamicLabels: map[string]*typesv1.CommandLabel{"arch": {Result: "arm"}, "env": {Result: "hidden"}},
+	}}
+	served := &typesv1.AppServer{Metadata: &typesv1.Metadata{Name: "grafana@h-1", Labels: map[string]string{"env": "prod"}}, Spec: &typesv1.AppServerSpec{App: app}}
+	db := &typesv1.Database{Metadata: &typesv1.Metadata{Name: "sales", Labels: map[string]string{"env": "dev"}}}
+	servedDB := &typesv1.DatabaseServer{Metadata: &typesv1.Metadata{Name: "sales@h-1", Labels: map[string]string{"env": "prod"}}, Spec: &typesv1.DatabaseServerSpec{Database: db}}
+	for _, tt := range []struct {
+		kind, query string
+		resource    types.Resource
+	}{
+		{types.KindAppServer, `name == "grafana" && labels.env == "prod"`, served},
+		{types.KindDatabaseServer, `name == "sales" && labels.env == "prod"`, servedDB},
+		{types.KindApp, `name == "grafana" && labels.env == "dev" && labels.arch == "arm"`, app},
+		{types.KindDatabase, `name == "sales" && labels.env == "dev"`, db},
+	} {
+		q, err := access.ParseQuery(tt.kind, tt.query)
+		if err != nil || !q.Match(tt.resource) {
+			t.Errorf("%s does not match %v (%v)", tt.query, tt.resource, err)
+		}
+	}
+}
