@@ -12,6 +12,7 @@ import (
 	"unicode/utf16"
 
 	"teleport/internal/fault"
+	"teleport/internal/types"
 )
 
 const (
@@ -26,8 +27,9 @@ const (
 // nil where the protocol has no way to.
 func Refusal(protocol string) func(conn net.Conn, err error) {
 	say := map[string]func(net.Conn, refusal) error{
-		"postgres": refusePostgres, "cockroachdb": refusePostgres, "mysql": refuseMySQL, "redis": refuseRedis, "mongodb": refuseMongo,
-		"sqlserver": refuseSQLServer, "clickhouse": refuseClickHouse, "clickhouse-http": refuseHTTP,
+		types.ProtocolPostgres: refusePostgres, types.ProtocolCockroachDB: refusePostgres, types.ProtocolMySQL: refuseMySQL,
+		types.ProtocolRedis: refuseRedis, types.ProtocolMongoDB: refuseMongo,
+		types.ProtocolSQLServer: refuseSQLServer, types.ProtocolClickHouse: refuseClickHouse, types.ProtocolClickHouseHTTP: refuseHTTP,
 	}[protocol]
 	if say == nil {
 		return nil
