@@ -13,6 +13,7 @@ import (
 	"teleport/internal/fault"
 	"teleport/internal/store"
 	"teleport/internal/types"
+	"teleport/internal/websession"
 )
 
 // DeleteResource removes a resource and what belongs to it.
@@ -70,8 +71,8 @@ func removers(kind string) (remover, bool) {
 	return nil, false
 }
 
-// removeUser also removes what the user logs in with: its credential and the
-// links that would set a new one.
+// removeUser also removes what the user logs in with: its credential, the links that
+// would set a new one, and the sessions of its browsers.
 func removeUser(ctx context.Context, cfg Config, tx *store.Tx, r types.Resource) error {
 	name := r.GetMetadata().GetName()
 	deleteAt(tx, r)
@@ -86,6 +87,9 @@ func removeUser(ctx context.Context, cfg Config, tx *store.Tx, r types.Resource)
 		if link.GetSpec().GetUser() == name {
 			deleteAt(tx, link)
 		}
+	}
+	if err := websession.EndUser(ctx, cfg.Store, tx, name); err != nil {
+		return err
 	}
 	tx.Emit(event(ctx, audit.UserDelete, nameField(r)))
 	return nil

@@ -41,16 +41,26 @@ func checkKeys(k *loginv1.PublicKeys) (*loginv1.PublicKeys, error) {
 	return out, nil
 }
 
-// certify signs certificates for a user as its roles are now, and makes the event
-// about them. A user that may log in nowhere gets the TLS certificate only, and one
-// that is locked none. Device is that of the second factor, or empty.
-func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.User, device string, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, *auditv1.Event, error) {
+// profile is a user as its roles are now, and what they give it at a login.
+type profile struct {
+	subject access.Subject
+	// roles are the names of those that exist.
+	roles, logins []string
+	options       access.Options
+	ttl           time.Duration
+	// source is the only address that the login is good for; empty for any.
+	source string
+}
+
+// profile refuses a user that may not log in: one that is locked, has expired, or whose
+// roles cannot be understood.
+func (s *Server) profile(ctx context.Context, caller rpc.Caller, user *typesv1.User, device string, ttl time.Duration) (*profile, error) {
 	subject, names, err := s.subject(ctx, user)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := s.cfg.Store.CheckLocks(ctx, access.Facts{User: subject.User, Roles: names, MFADevice: device}); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	checker := access.NewChecker(subject)
 	logins := checker.Logins()
@@ -60,27 +70,39 @@ func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.U
 	limit := time.Duration(0)
 	if expires := user.GetMetadata().GetExpires(); expires != nil {
 		if limit = expires.AsTime().Sub(s.cfg.Now()); limit <= 0 {
-			return nil, nil, fault.Denied("user %q expired at %s", subject.User, expires.AsTime().Format(time.RFC3339))
+			return nil, fault.Denied("user %q expired at %s", subject.User, expires.AsTime().Format(time.RFC3339))
 		}
 	}
 	ttl = checker.SessionTTL(ttl, limit)
 	if ttl <= 0 {
-		return nil, nil, fault.Denied("a role of user %q has a max_session_ttl that is no duration: ask an administrator to mend it", subject.User)
+		return nil, fault.Denied("a role of user %q has a max_session_ttl that is no duration: ask an administrator to mend it", subject.User)
 	}
 	options := access.OptionsOf(subject)
 	if options.Broken != nil {
-		return nil, nil, fault.Denied("an option of the roles of user %q cannot be understood: ask an administrator to mend it: %v", subject.User, options.Broken)
+		return nil, fault.Denied("an option of the roles of user %q cannot be understood: ask an administrator to mend it: %v", subject.User, options.Broken)
 	}
 	source, err := pinnedSource(subject.User, options, caller)
 	if err != nil {
+		return nil, err
+	}
+	return &profile{subject: subject, roles: names, logins: logins, options: options, ttl: ttl, source: source}, nil
+}
+
+// certify signs certificates for a user as its roles are now, and makes the event
+// about them. A user that may log in nowhere gets the TLS certificate only, and one
+// that is locked none. Device is that of the second factor, or empty.
+func (s *Server) certify(ctx context.Context, caller rpc.Caller, user *typesv1.User, device string, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, *auditv1.Event, error) {
+	p, err := s.profile(ctx, caller, user, device, ttl)
+	if err != nil {
 		return nil, nil, err
 	}
+	subject, names, logins, options := p.subject, p.roles, p.logins, p.options
 	tlsDER, sshWire, err := s.cfg.Signer().User(ca.UserRequest{
 		Identity: identity.Identity{
 			Cluster: s.cfg.Cluster(),
-			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits, MFADevice: device, SourceIP: source},
+			User:    &identity.User{Name: subject.User, Roles: names, Logins: logins, Traits: subject.Traits, MFADevice: device, SourceIP: p.source},
 		},
-		TLSKey: public.GetTls(), SSHKey: public.GetSsh(), TTL: ttl,
+		TLSKey: public.GetTls(), SSHKey: public.GetSsh(), TTL: p.ttl,
 		NoLogins: len(logins) == 0, PermitPTY: true, PermitPortForwarding: options.LocalForward || options.RemoteForward,
 		PermitAgentForwarding: options.ForwardAgent, PermitX11Forwarding: options.X11, Extensions: options.Extensions,
 	})

@@ -7,6 +7,7 @@
 //	person        -> GetInvitation        whom it is for, TOTP secret
 //	person        -> RedeemInvitation     password and first code
 //	person        -> Login                password, code, public keys: certificates
+//	Proxy         -> CreateWebSession     password, code of who has a browser: a session
 //
 // Whoever fails to log in gets the same answer after the same work, whether the
 // user exists, is locked, or typed a wrong password or code: the audit log has

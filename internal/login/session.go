@@ -22,6 +22,7 @@ import (
 const (
 	methodLocal  = "local"
 	methodInvite = "invitation"
+	methodWeb    = "web"
 )
 
 // attempt is one try to get in.
@@ -100,67 +101,87 @@ func (s *Server) Login(ctx context.Context, req *loginv1.LoginRequest) (*loginv1
 	if err != nil {
 		return nil, err
 	}
-	if a.user == "" || req.GetPassword() == "" || len(req.GetPassword()) > maxPassword || !validCode(req.GetTotpCode()) {
+	if !wellFormed(a, req.GetPassword(), req.GetTotpCode()) {
 		return nil, s.refuse(ctx, a, "malformed user name, password or code", errLogin())
 	}
-	credential, err := s.credential(ctx, a.user)
+	var certificates *loginv1.UserCertificates
+	err = s.prove(ctx, a, req.GetPassword(), req.GetTotpCode(), func(ctx context.Context, tx *store.Tx, user *typesv1.User, device string) error {
+		signed, issued, err := s.certify(ctx, a.caller, user, device, public, ttl)
+		if err != nil {
+			return err
+		}
+		certificates = signed
+		success := a.fields(true)
+		success["roles"] = signed.GetRoles()
+		tx.Emit(audit.New(audit.UserLogin, success), issued)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	hash := credential.GetSpec().GetPasswordHash()
-	passwordOK, err := s.hasher.verify(ctx, hash, req.GetPassword())
+	return &loginv1.LoginResponse{Certificates: certificates}, nil
+}
+
+// grant adds to tx what a login that succeeded gives the user, with its events. If it
+// fails nothing was added. It may be called again.
+type grant func(ctx context.Context, tx *store.Tx, user *typesv1.User, device string) error
+
+// prove holds password and second factor against what is stored. What was typed is well
+// formed. It returns nil only once the outcome and what was granted are stored.
+func (s *Server) prove(ctx context.Context, a attempt, password, code string, give grant) error {
+	credential, err := s.credential(ctx, a.user)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	hash := credential.GetSpec().GetPasswordHash()
+	passwordOK, err := s.hasher.verify(ctx, hash, password)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := lasting(ctx)
 	defer cancel()
 	for range maxRetries {
 		// Only the very hash that the password was compared with counts.
 		same := passwordOK && credential.GetSpec().GetPasswordHash() == hash
-		certificates, err := s.conclude(ctx, a, judge(credential, same, req.GetTotpCode(), s.cfg.Now()), public, ttl)
-		if err == nil {
-			return &loginv1.LoginResponse{Certificates: certificates}, nil
-		}
+		err := s.conclude(ctx, a, judge(credential, same, code, s.cfg.Now()), give)
 		if !errors.Is(err, errRaced) {
-			return nil, err
+			return err
 		}
 		if credential, err = s.credential(ctx, a.user); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return nil, s.refuse(ctx, a, "too many attempts at the same time", errLogin())
+	return s.refuse(ctx, a, "too many attempts at the same time", errLogin())
+}
+
+// wellFormed reports whether what was typed can be somebody's.
+func wellFormed(a attempt, password, code string) bool {
+	return a.user != "" && password != "" && len(password) <= maxPassword && validCode(code)
 }
 
 // errRaced says that an outcome has to be decided anew.
 var errRaced = errors.New("what the outcome rests on changed")
 
 // conclude stores the outcome of an attempt and its event in one transaction, and
-// only then gives the certificates or the refusal out.
-func (s *Server) conclude(ctx context.Context, a attempt, v verdict, public *loginv1.PublicKeys, ttl time.Duration) (*loginv1.UserCertificates, error) {
+// only then lets what was granted or the refusal out.
+func (s *Server) conclude(ctx context.Context, a attempt, v verdict, give grant) error {
 	tx := s.cfg.Store.Tx()
 	if v.next != nil {
 		tx.Update(v.next)
 	}
 	answer := errLogin()
-	var certificates *loginv1.UserCertificates
 	if v.reason == "" {
 		user, err := store.Get[*typesv1.User](ctx, s.cfg.Store, types.KindUser, a.user)
 		switch {
 		case errors.Is(err, fault.ErrNotFound):
 			v.reason = "user was deleted"
 		case err != nil:
-			return nil, err
+			return err
 		default:
 			tx.Check(types.KindUser, a.user, user.GetMetadata().GetRevision())
-			var issued *auditv1.Event
-			certificates, issued, err = s.certify(ctx, a.caller, user, v.next.GetSpec().GetTotpDeviceId(), public, ttl)
-			if err != nil {
-				v.reason, answer = fmt.Sprintf("no certificate: %v", err), err
-				break
+			if err := give(ctx, tx, user, v.next.GetSpec().GetTotpDeviceId()); err != nil {
+				v.reason, answer = fmt.Sprintf("not let in: %v", err), err
 			}
-			success := a.fields(true)
-			success["roles"] = certificates.GetRoles()
-			tx.Emit(audit.New(audit.UserLogin, success), issued)
 		}
 	}
 	if v.reason != "" {
@@ -168,16 +189,16 @@ func (s *Server) conclude(ctx context.Context, a attempt, v verdict, public *log
 	}
 	if err := tx.Commit(ctx); err != nil {
 		if raced(err) {
-			return nil, errRaced
+			return errRaced
 		}
-		return nil, fmt.Errorf("store the outcome of a login: %w", err)
+		return fmt.Errorf("store the outcome of a login: %w", err)
 	}
 	if v.reason != "" {
 		s.cfg.Log.InfoContext(ctx, "login failed", "user", a.user, "addr", a.caller.Addr, "reason", v.reason)
-		return nil, answer
+		return answer
 	}
 	s.cfg.Log.InfoContext(ctx, "user logged in", "user", a.user, "addr", a.caller.Addr)
-	return certificates, nil
+	return nil
 }
 
 // credential returns the credential of a user, or nil when there is none.

@@ -23,6 +23,7 @@ import (
 	"teleport/internal/rpc"
 	"teleport/internal/store"
 	"teleport/internal/types"
+	"teleport/internal/websession"
 )
 
 // Life of the links.
@@ -165,7 +166,7 @@ func (s *Server) ResetUser(ctx context.Context, req *userv1.ResetUserRequest) (*
 }
 
 // invite adds to a transaction a new link for the user, and the end of whatever
-// the user could get in with before: password, second factor, older links. That
+// the user could get in with before: password, second factor, older links, browsers. That
 // holds for a new user too, whose name may have been somebody else's.
 func (s *Server) invite(ctx context.Context, tx *store.Tx, caller rpc.Caller, user, usage string, ttl time.Duration) (*userv1.Invitation, error) {
 	credential, err := s.credential(ctx, user)
@@ -186,6 +187,9 @@ func (s *Server) invite(ctx context.Context, tx *store.Tx, caller rpc.Caller, us
 		if t.GetSpec().GetUser() == user {
 			tx.Delete(types.KindUserToken, t.GetMetadata().GetName(), t.GetMetadata().GetRevision())
 		}
+	}
+	if err := websession.EndUser(ctx, s.cfg.Store, tx, user); err != nil {
+		return nil, err
 	}
 	random := make([]byte, secretSize)
 	if _, err := rand.Read(random); err != nil {
