@@ -162,11 +162,10 @@ func (c *Client) dialNode(ctx context.Context, host string, port uint32, offer *
 
 // open makes the TLS handshake and asks the Proxy for the host.
 func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uint32, offer *resume.Offer) (*NodeConn, error) {
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
+	stop, err := bound(ctx, conn)
+	if err != nil {
 		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, handshakeError(ctx, c.cfg.Proxy, err)
@@ -179,14 +178,11 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 	if _, err := conn.Write(first); err != nil {
 		return nil, fault.Unreachable("ask the Proxy for %q: %w", host, err)
 	}
-	var resp proxyv1.DialResponse
-	if err := rpc.ReadFrame(conn, &resp, rpc.MaxFrame); err != nil {
-		return nil, c.refused(host, err)
+	resp, err := c.answered(conn, host)
+	if err != nil {
+		return nil, err
 	}
-	if resp.GetError() != "" {
-		return nil, responseError(&resp)
-	}
-	if !names(host, cluster, &resp) {
+	if !names(host, cluster, resp) {
 		return nil, fault.Unauthenticated("the Proxy answered %q when asked for %q: refused", resp.GetHostName(), host)
 	}
 	node := &NodeConn{Conn: conn, HostID: resp.GetHostId(), HostName: resp.GetHostName()}
@@ -203,6 +199,28 @@ func (c *Client) open(ctx context.Context, conn *tls.Conn, host string, port uin
 		return nil, fault.Unreachable("open a connection to %q: %w", host, err)
 	}
 	return node, nil
+}
+
+// bound has what is read and written fail when ctx ends. The function returned takes that
+// back, if it reports true; the deadline is then the caller's to clear.
+func bound(ctx context.Context, conn net.Conn) (stop func() bool, err error) {
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }), nil
+}
+
+// answered reads the answer of the Proxy to a request for what is called so.
+func (c *Client) answered(conn io.Reader, what string) (*proxyv1.DialResponse, error) {
+	resp := new(proxyv1.DialResponse)
+	if err := rpc.ReadFrame(conn, resp, rpc.MaxFrame); err != nil {
+		return nil, c.refused(what, err)
+	}
+	if resp.GetError() != "" {
+		return nil, responseError(resp)
+	}
+	return resp, nil
 }
 
 // refused explains a connection that ended before the answer: with TLS 1.3 that

@@ -143,18 +143,26 @@ func (c Choice) Servers(ctx context.Context, conn grpc.ClientConnInterface) ([]*
 	if err != nil {
 		return nil, err
 	}
-	var out []*typesv1.Server
-	for _, r := range found {
-		s, ok := r.(*typesv1.Server)
-		if ok && hasAll(types.ServerLabels(s), c.labels) && c.query.Match(s) && access.Search(s, c.search) {
-			out = append(out, s)
-		}
-	}
+	out := chosen[*typesv1.Server](c, found)
 	slices.SortFunc(out, func(x, y *typesv1.Server) int {
 		return cmp.Or(cmp.Compare(x.GetSpec().GetHostname(), y.GetSpec().GetHostname()),
 			cmp.Compare(x.GetMetadata().GetName(), y.GetMetadata().GetName()))
 	})
 	return out, nil
+}
+
+// chosen returns those of a type that the choice means: an older Auth Service sends others,
+// too.
+func chosen[T types.Resource](c Choice, found []types.Resource) []T {
+	var out []T
+	for _, r := range found {
+		typed, ok := r.(T)
+		_, labels := access.Described(r)
+		if ok && hasAll(labels, c.labels) && c.query.Match(r) && access.Search(r, c.search) {
+			out = append(out, typed)
+		}
+	}
+	return out
 }
 
 // Servers returns the servers of a kind that have all of the labels, in order of

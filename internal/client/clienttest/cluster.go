@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	appv1 "teleport/api/app/v1"
 	auditv1 "teleport/api/audit/v1"
+	databasev1 "teleport/api/database/v1"
 	loginv1 "teleport/api/login/v1"
 	resourcev1 "teleport/api/resource/v1"
 	statusv1 "teleport/api/status/v1"
@@ -36,6 +38,7 @@ const (
 	Name     = "test.example.com"
 	NodeName = "web-1"
 	NodeID   = "6805dda3-779e-493b-a1c5-8d0bd3a0a2f1"
+	AgentID  = "b2c07c94-9a0f-44d0-8a4f-0a8d2b1a8f5e"
 	proxyID  = "1f58429134c4-proxy"
 )
 
@@ -63,8 +66,9 @@ type Cluster struct {
 	MaxTTL time.Duration
 	// Web is the certificate of the web port; nil is the Proxy's own.
 	Web *tls.Certificate
-	// Node is the SSH service behind the Proxy.
-	Node *Node
+	// Node is the SSH service behind the Proxy, Agent that of applications and databases.
+	Node  *Node
+	Agent *Agent
 	// HostName, if set, is the name that the Proxy answers a DialRequest with, and
 	// HostID the id; with a HostName alone the id is another's.
 	HostName, HostID string
@@ -111,6 +115,7 @@ func New(t TB) *Cluster {
 	c.Tokens = &Tokens{}
 	c.Status = &statusv1.GetStatusResponse{ClusterName: Name, SoftwareVersion: "0.1.0", CaPins: c.Trust.Pins()}
 	c.Node = &Node{c: c}
+	c.Agent = &Agent{c: c, ID: AgentID}
 	return c
 }
 
@@ -236,6 +241,8 @@ func (c *Cluster) serve(ln net.Listener) {
 	statusv1.RegisterStatusServiceServer(auth.Registrar(), statusService{c: c})
 	auditv1.RegisterAuditServiceServer(auth.Registrar(), auditService{c: c})
 	userv1.RegisterUserServiceServer(auth.Registrar(), userService{c: c})
+	appv1.RegisterAppServiceServer(auth.Registrar(), appService{c: c})
+	databasev1.RegisterDatabaseServiceServer(auth.Registrar(), databaseService{c: c})
 
 	sshConf := ca.ServerTLS(proxy, trust, tls.RequireAndVerifyClientCert, mux.ALPNProxySSH)
 	webConf := ca.ServerTLS(web, trust, tls.NoClientCert, "http/1.1")

@@ -378,6 +378,10 @@ func (c *Cluster) dial(conn *tls.Conn) {
 		return
 	}
 	c.Node.add(&req)
+	if req.GetService() != "" {
+		c.Agent.dial(conn, &req)
+		return
+	}
 	host := strings.TrimSuffix(req.GetHost(), "."+Name)
 	if host != NodeName && host != NodeID {
 		err := fmt.Sprintf("there is no node %q that you may use", req.GetHost())

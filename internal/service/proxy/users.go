@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -30,6 +31,9 @@ const (
 	// dialTimeout bounds the way to the node, answerTimeout telling the user.
 	dialTimeout   = 20 * time.Second
 	answerTimeout = 10 * time.Second
+	// lingerTime and maxLinger bound what is taken of a user that was refused.
+	lingerTime = time.Second
+	maxLinger  = 64 << 10
 	// refusalRate and refusalBurst bound the audit events about the refusals of one
 	// user: a client that tries over and over must not fill the audit log. Every
 	// refusal is in the service's log and counted.
@@ -65,11 +69,14 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	caller, req, err := s.greet(ctx, conn)
 	slot.Leave()
 	if err != nil {
+		linger(conn)
 		return err
 	}
 	node, stock, resp, err := s.dial(ctx, caller, req, conn.RemoteAddr().String())
 	if err != nil {
-		return errors.Join(err, respond(conn, resp))
+		err = errors.Join(err, respond(conn, resp))
+		linger(conn)
+		return err
 	}
 	defer func() {
 		if node != nil {
@@ -78,7 +85,9 @@ func (s *Service) serveUser(ctx context.Context, conn *tls.Conn, slot *mux.Slot)
 	}()
 	leave, err := s.enter(caller, resp.GetHostId(), conn.NetConn())
 	if err != nil {
-		return errors.Join(err, respond(conn, refusal(err)))
+		err = errors.Join(err, respond(conn, refusal(err)))
+		linger(conn)
+		return err
 	}
 	defer leave()
 	defer s.metrics.opened(req.GetService())()
@@ -218,6 +227,16 @@ func respond(conn net.Conn, resp *proxyv1.DialResponse) error {
 		return fmt.Errorf("answer the user: %w", err)
 	}
 	return conn.SetWriteDeadline(time.Time{})
+}
+
+// linger takes what a user sends behind the request for a moment: to close with it unread
+// would reset the connection, and the answer might be lost on the way. Only who has shown
+// a certificate is waited for.
+func linger(conn *tls.Conn) {
+	if !conn.ConnectionState().HandshakeComplete || conn.CloseWrite() != nil || conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, conn, maxLinger)
 }
 
 // emitRefusal records that a user asked for a node and was refused by the Proxy. The
