@@ -35,7 +35,7 @@ func (w *World) Person(t testing.TB, name, database string, roles []string, chan
 	}
 	key := must(keys.Generate(keys.ECDSAP256))
 	req := ca.UserRequest{
-		Identity: identity.Identity{Cluster: Cluster, User: &identity.User{Name: name, Roles: roles, Database: &identity.DatabaseRoute{Service: database}}},
+		Identity: identity.Identity{Cluster: Cluster, User: &identity.User{Name: name, Roles: roles, Database: &identity.DatabaseRoute{Service: database, Protocol: w.protocol}}},
 		TLSKey:   must(keys.PublicDER(key.Public())), TTL: time.Hour, NoLogins: true,
 	}
 	if change != nil {

@@ -227,7 +227,7 @@ func (s Suite) lock(t *testing.T) {
 	s.denied(t, addr, s.User, s.Name, "lock")
 	s.hello(t, other)
 	w.Lock("login", &typesv1.LockTarget{Login: s.User})
-	s.ends(t, w, other, "login", 5*time.Second)
+	s.ends(t, w, other, "Login", 5*time.Second)
 }
 
 func (s Suite) limits(t *testing.T) {

@@ -79,8 +79,10 @@ type World struct {
 	Announced *Announced
 
 	signer *ca.Signer
+	// protocol is that of the databases.
+	protocol string
 	holder *state.Holder
-	ctx    context.Context //nolint:containedctx // of the service that runs for the test
+	ctx    context.Context //nolint:containedctx // of the tunnel that connections come by
 	stop   func()
 }
 
@@ -88,7 +90,10 @@ type World struct {
 // change may alter the configuration before.
 func Start(t testing.TB, eng engine.Engine, dbs []*typesv1.Database, change func(*db.Config)) *World {
 	t.Helper()
-	w := &World{Cache: cache.New(), Events: newEvents(), Auth: &Auth{ttl: time.Hour}, Announced: newAnnounced()}
+	w := &World{Cache: cache.New(), Events: newEvents(), Auth: &Auth{ttl: time.Hour}, Announced: newAnnounced(), protocol: eng.Protocols()[0]}
+	if len(dbs) > 0 {
+		w.protocol = dbs[0].GetSpec().GetProtocol()
+	}
 	w.signer = must(ca.NewSigner(keystore.Software(), authorities()[:2], time.Now))
 	w.holder = must(state.NewHolder(w.join(t)))
 	w.Cache.Reset()
@@ -113,7 +118,9 @@ func Start(t testing.TB, eng engine.Engine, dbs []*typesv1.Database, change func
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w.ctx = ctx
+	// The tunnel outlives the service.
+	tunnel, hangUp := context.WithCancel(context.Background())
+	w.ctx = tunnel
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- w.Service.Run(ctx, func() { close(ready) }) }()
 	w.stop = sync.OnceFunc(func() {
@@ -121,6 +128,7 @@ func Start(t testing.TB, eng engine.Engine, dbs []*typesv1.Database, change func
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
+		hangUp()
 	})
 	t.Cleanup(w.stop)
 	select {
