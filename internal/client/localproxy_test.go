@@ -1,0 +1,526 @@
+package client_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"teleport/internal/client"
+	"teleport/internal/fault"
+	"teleport/internal/types"
+)
+
+// noted collects what a local proxy tells the user.
+type noted struct {
+	mu   sync.Mutex
+	said []string
+}
+
+func (n *noted) note(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.said = append(n.said, text)
+}
+
+func (n *noted) lines() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return append([]string(nil), n.said...)
+}
+
+// serveLocal runs what serves a listener on any port until the test ends, and returns
+// where it is.
+func serveLocal(t *testing.T, serve func(context.Context, net.Listener) error) string {
+	t.Helper()
+	ln, err := client.ListenLocal("127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return ln.Shown
+}
+
+// echo is a service that sends everything back, and then the end.
+func echo(t *testing.T) func(context.Context) (net.Conn, error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(conn, conn)
+				_ = conn.Close()
+			}()
+		}
+	}()
+	return func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", ln.Addr().String())
+	}
+}
+
+func TestLocalProxyCarries(t *testing.T) {
+	p := &client.LocalProxy{Dial: echo(t)}
+	addr := serveLocal(t, p.Serve)
+	var all sync.WaitGroup
+	for i := range 20 {
+		all.Go(func() {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			want := strings.Repeat(fmt.Sprint(i), 300_000)
+			go func() {
+				_, _ = io.WriteString(conn, want)
+				_ = conn.(*net.TCPConn).CloseWrite()
+			}()
+			if got, err := io.ReadAll(conn); err != nil || string(got) != want {
+				t.Errorf("%d bytes came back of %d: %v", len(got), len(want), err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// Ctrl-C closes what is open, and Serve returns.
+func TestLocalProxyEnds(t *testing.T) {
+	p := &client.LocalProxy{Dial: echo(t)}
+	ln, err := client.ListenLocal("127.0.0.1:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Serve(ctx, ln) }()
+	conn, err := net.Dial("tcp", ln.Shown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection is still open")
+	}
+	if _, err := net.Dial("tcp", ln.Shown); err == nil {
+		t.Error("the listener is still open")
+	}
+}
+
+// A real client shows the refusal in its own words, and the user is told once.
+func TestRefusalToRealClients(t *testing.T) {
+	denied := fault.Denied("access denied: your roles do not allow \"prod\"\nsecret second line")
+	for protocol, tt := range map[string]struct {
+		program []string
+		want    string
+	}{
+		types.ProtocolPostgres:       {[]string{"psql", "-w", "host=127.0.0.1 port=PORT user=u dbname=d"}, `FATAL:  access denied: your roles do not allow "prod"`},
+		types.ProtocolMySQL:          {[]string{"mariadb", "--no-defaults", "--host=127.0.0.1", "--port=PORT", "--user=u", "--connect-timeout=20"}, `access denied: your roles do not allow "prod"`},
+		types.ProtocolRedis:          {[]string{"redis-cli", "-h", "127.0.0.1", "-p", "PORT", "ping"}, `NOPERM access denied: your roles do not allow "prod"`},
+		types.ProtocolClickHouseHTTP: {[]string{"curl", "-sS", "-i", "http://127.0.0.1:PORT/?query=1"}, "403 Forbidden"},
+	} {
+		t.Run(protocol, func(t *testing.T) {
+			var n noted
+			p := &client.LocalProxy{
+				Dial: func(context.Context) (net.Conn, error) { return nil, denied }, Refuse: client.Refusal(protocol), Note: n.note,
+			}
+			_, port, _ := net.SplitHostPort(serveLocal(t, p.Serve))
+			for range 2 {
+				var args []string
+				for _, arg := range tt.program {
+					args = append(args, strings.ReplaceAll(arg, "PORT", port))
+				}
+				cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+				cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
+				out, _ := cmd.CombinedOutput()
+				if !strings.Contains(string(out), tt.want) || strings.Contains(string(out), "secret") {
+					t.Errorf("%v says %q, want %q", args, out, tt.want)
+				}
+			}
+			if got := n.lines(); len(got) != 1 || got[0] != denied.Error() {
+				t.Errorf("the user was told %q", got)
+			}
+		})
+	}
+}
+
+func TestListenLocal(t *testing.T) {
+	for addr, want := range map[string]string{
+		"5432": "expected host:port", "127.0.0.1:x": "not a port", "0.0.0.0:0": "--insecure-listen-anywhere", ":0": "expected the address",
+		"db.example.com:5432": "expected the address", "unix:x.sock": "absolute path", "127.0.0.1:99999": "not a port",
+	} {
+		if ln, err := client.ListenLocal(addr, false); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, %v; want %q", addr, ln, err, want)
+		}
+	}
+	if ln, err := client.ListenLocal("0.0.0.0:0", true); err != nil {
+		t.Error(err)
+	} else {
+		_ = ln.Close()
+	}
+	path := filepath.Join(t.TempDir(), "db.sock")
+	ln, err := client.ListenLocal("unix:"+path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("socket: %v, %v; want mode 0600", info, err)
+	}
+	if _, err := client.ListenLocal("unix:"+path, false); !errors.Is(err, fault.ErrExists) {
+		t.Errorf("a socket in use: %v", err)
+	}
+	// What a program that was killed leaves behind is in nobody's way.
+	ln.Listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	_ = ln.Close()
+	again, err := client.ListenLocal("unix:"+path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = again.Close()
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.ListenLocal("unix:"+path, false); !errors.Is(err, fault.ErrExists) {
+		t.Errorf("a file in the way: %v", err)
+	}
+	if data, _ := os.ReadFile(path); string(data) != "mine" {
+		t.Error("the file is gone")
+	}
+}
+
+func TestLocalPort(t *testing.T) {
+	h, ctx := newHome(t), t.Context()
+	p := client.Profile{Proxy: "proxy.example.com:443", User: "alice", Cluster: "hub"}
+	port := func(h *client.Home, p client.Profile, kind, name string) uint16 {
+		t.Helper()
+		n, err := h.LocalPort(ctx, p, kind, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	first := port(h, p, types.KindDatabase, "orders")
+	if first < 20000 || first >= 30000 {
+		t.Errorf("port %d", first)
+	}
+	if again := port(h, p, types.KindDatabase, "orders"); again != first {
+		t.Errorf("port %d, then %d", first, again)
+	}
+	// The same on another machine, for another user, through another Proxy.
+	if other := port(newHome(t), client.Profile{Proxy: "p2:443", User: "bob", Cluster: "hub"}, types.KindDatabase, "orders"); other != first {
+		t.Errorf("port %d, elsewhere %d", first, other)
+	}
+	seen := map[uint16]string{first: "orders"}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		for _, kind := range []string{types.KindApp, types.KindDatabase} {
+			n := port(h, p, kind, name)
+			if seen[n] != "" {
+				t.Errorf("%s and %s have the port %d", seen[n], name, n)
+			}
+			seen[n] = kind + name
+		}
+	}
+	// One that is taken when it is first asked for is passed over, and that is remembered.
+	h2 := newHome(t)
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := port(h2, p, types.KindDatabase, "orders")
+	if second == first {
+		t.Errorf("the port %d is taken", first)
+	}
+	_ = ln.Close()
+	if again := port(h2, p, types.KindDatabase, "orders"); again != second {
+		t.Errorf("port %d, then %d", second, again)
+	}
+	if _, err := h.LocalPort(ctx, p, types.KindDatabase, "../x"); err == nil {
+		t.Error("a name that is a path was taken")
+	}
+	if err := os.WriteFile(filepath.Join(h.Dir(), "local_ports.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.LocalPort(ctx, p, types.KindDatabase, "orders"); err == nil || !strings.Contains(err.Error(), "correct or delete it") {
+		t.Errorf("a damaged file: %v", err)
+	}
+}
+
+// leaf is a certificate of which only the end matters.
+func leaf(end time.Time) tls.Certificate {
+	return tls.Certificate{Leaf: &x509.Certificate{NotAfter: end}}
+}
+
+// A certificate is renewed when two thirds are over, kept while Auth is away, and a new
+// login is taken up.
+func TestReachRenews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		loginEnd := time.Now().Add(12 * time.Hour)
+		var loginErr, certErr error
+		certs := 0
+		r := client.NewReach(
+			func(context.Context) (*client.Client, time.Time, error) { return &client.Client{}, loginEnd, loginErr },
+			func(context.Context, *client.Client) (tls.Certificate, error) {
+				certs++
+				return leaf(time.Now().Add(time.Hour)), certErr
+			}, nil)
+		get := func(want int, failure error) {
+			t.Helper()
+			_, _, err := r.Get(t.Context())
+			if certs != want || !errors.Is(err, failure) {
+				t.Errorf("%d certificates, %v; want %d, %v", certs, err, want, failure)
+			}
+		}
+		get(1, nil)
+		time.Sleep(39 * time.Minute)
+		get(1, nil)
+		time.Sleep(2 * time.Minute)
+		get(2, nil)
+		certErr = fault.ErrUnreachable
+		time.Sleep(41 * time.Minute)
+		get(3, nil) // the old one is good
+		get(3, nil) // and no other is asked for at once
+		time.Sleep(time.Minute)
+		get(4, nil)
+		time.Sleep(20 * time.Minute)
+		get(5, fault.ErrUnreachable)
+		certErr = nil
+		get(6, nil)
+		// The login ends.
+		ended := fault.Unauthenticated("your certificate expired")
+		loginErr = ended
+		time.Sleep(12 * time.Hour)
+		get(6, ended)
+		loginErr, loginEnd = nil, time.Now().Add(12*time.Hour)
+		get(7, nil)
+	})
+}
+
+func TestReachWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(time.Hour)
+		var n noted
+		var mu sync.Mutex
+		r := client.NewReach(func(context.Context) (*client.Client, time.Time, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if time.Now().After(end) {
+				return nil, time.Time{}, fault.Unauthenticated("your certificate expired: run tsh login")
+			}
+			return &client.Client{}, end, nil
+		}, nil, n.note)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.Watch(ctx)
+		time.Sleep(59 * time.Minute)
+		if got := n.lines(); len(got) != 0 {
+			t.Errorf("told %q", got)
+		}
+		time.Sleep(time.Hour)
+		if got := n.lines(); len(got) != 1 || !strings.Contains(got[0], "run tsh login") {
+			t.Errorf("told %q", got)
+		}
+		mu.Lock()
+		end = time.Now().Add(time.Hour)
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		if got := n.lines(); len(got) != 2 || !strings.Contains(got[1], "logged in again") {
+			t.Errorf("told %q", got)
+		}
+	})
+}
+
+// Where the other side does not believe the user, a login of meanwhile is tried.
+func TestReachDialsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logins := 0
+		r := client.NewReach(func(context.Context) (*client.Client, time.Time, error) {
+			logins++
+			return &client.Client{}, time.Now().Add(time.Hour), nil
+		}, nil, nil)
+		dials := 0
+		dial := func(refusals int, err error) error {
+			dials = 0
+			conn, got := r.Dial(t.Context(), func(context.Context, *client.Client, tls.Certificate) (net.Conn, error) {
+				if dials++; dials <= refusals {
+					return nil, err
+				}
+				return &net.TCPConn{}, nil
+			})
+			if got == nil && conn == nil {
+				t.Error("no connection")
+			}
+			return got
+		}
+		no := fault.Unauthenticated("who are you")
+		if err := dial(1, no); !errors.Is(err, no) || dials != 1 {
+			t.Errorf("with a new login: %v after %d", err, dials)
+		}
+		time.Sleep(time.Minute)
+		if err := dial(1, no); err != nil || dials != 2 || logins != 2 {
+			t.Errorf("with an older login: %v after %d, %d logins", err, dials, logins)
+		}
+		time.Sleep(time.Minute)
+		if err := dial(1, fault.Denied("no")); !errors.Is(err, fault.ErrDenied) || dials != 1 {
+			t.Errorf("denied: %v after %d", err, dials)
+		}
+	})
+}
+
+func TestSectionFile(t *testing.T) {
+	dir := t.TempDir()
+	real := filepath.Join(dir, "dotfiles")
+	if err := os.WriteFile(real, []byte("# mine\n[client]\nuser=me\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, ".my.cnf")
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	f := client.SectionFile{Path: link}
+	content := func(want string) {
+		t.Helper()
+		got, err := os.ReadFile(real)
+		if err != nil || string(got) != want {
+			t.Errorf("got %q, %v\nwant %q", got, err, want)
+		}
+	}
+	step := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(f.Put("hub-a", "port=1"))
+	step(f.Put("hub-b", "port=2"))
+	content("# mine\n[client]\nuser=me\n[hub-a]\nport=1\n[hub-b]\nport=2\n")
+	step(f.Put("hub-a", "port=3", "x=y"))
+	content("# mine\n[client]\nuser=me\n[hub-a]\nport=3\nx=y\n[hub-b]\nport=2\n")
+	if !f.Has("hub-a") || f.Has("hub") {
+		t.Error("Has is wrong")
+	}
+	step(f.Remove("hub-a"))
+	step(f.Remove("hub-c"))
+	content("# mine\n[client]\nuser=me\n[hub-b]\nport=2\n")
+	if info, err := os.Stat(real); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v", info, err)
+	}
+	if target, err := os.Readlink(link); err != nil || target != real {
+		t.Errorf("the link leads to %q, %v", target, err)
+	}
+	if err := f.Put("a]b"); err == nil {
+		t.Error("a name with a bracket was taken")
+	}
+	if err := f.Put("a", "x=1\n[client]\npassword=y"); err == nil {
+		t.Error("a value with a line break was taken")
+	}
+	fresh := client.SectionFile{Path: filepath.Join(dir, "new")}
+	step(fresh.Remove("a"))
+	if _, err := os.Stat(fresh.Path); err == nil {
+		t.Error("Remove made a file")
+	}
+	old := unix.Umask(0)
+	step(fresh.Put("a", "b=c"))
+	unix.Umask(old)
+	if info, err := os.Stat(fresh.Path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("a new file has mode %v, %v", info, err)
+	}
+}
+
+// Whatever is in the file, a section that comes and goes leaves the rest as it was.
+func FuzzSectionFile(f *testing.F) {
+	f.Add("[a]\nb=c\n# d\n\n[e]\n")
+	f.Add("x")
+	f.Add("[hub-db]\nport=1\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 1<<16 {
+			return
+		}
+		file := client.SectionFile{Path: filepath.Join(t.TempDir(), "f")}
+		if err := os.WriteFile(file.Path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if file.Has("hub-db") {
+			return
+		}
+		if err := file.Put("hub-db", "port=1"); err != nil {
+			t.Fatal(err)
+		}
+		if !file.Has("hub-db") {
+			t.Fatal("the section is not there")
+		}
+		if err := file.Remove("hub-db"); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(file.Path)
+		if err != nil || strings.TrimSuffix(string(got), "\n") != strings.TrimSuffix(text, "\n") {
+			t.Errorf("%q became %q, %v", text, got, err)
+		}
+	})
+}
+
+// No opening of a program makes a refusal fail or take long.
+func FuzzRefusal(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 8, 4, 210, 22, 47, 0, 0, 0, 9, 0, 3, 0, 0, 0})
+	f.Add([]byte{0x12, 1, 0, 8, 0, 0, 0, 0, 0x10, 1, 0, 8, 0, 0, 0, 0})
+	f.Add([]byte{16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0xdd, 7, 0, 0})
+	f.Fuzz(func(t *testing.T, opening []byte) {
+		for _, protocol := range types.DatabaseProtocols() {
+			refuse := client.Refusal(protocol)
+			if refuse == nil {
+				continue
+			}
+			here, there := net.Pipe()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				refuse(there, errors.New("no"))
+				_ = there.Close()
+			}()
+			go func() {
+				_, _ = here.Write(opening)
+				_ = here.SetReadDeadline(time.Now())
+				_ = here.Close()
+			}()
+			_, _ = io.Copy(io.Discard, here)
+			<-done
+		}
+	})
+}
