@@ -36,9 +36,10 @@ func run(args []string, s screen.Streams) int {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "tsh",
-		Short: "Access servers through Teleport",
-		Long: "tsh logs in to a Teleport cluster and connects to its servers through the Proxy.\n\n" +
-			"Exit codes: 0 success, 1 failure, 2 a mistake on the command line; tsh ssh exits with the code of the remote command.",
+		Short: "Access servers, databases and applications through Teleport",
+		Long: "tsh logs in to a Teleport cluster and connects to its servers, databases and applications through the Proxy.\n\n" +
+			"Exit codes: 0 success, 1 failure, 2 a mistake on the command line; tsh ssh exits with the code of the\n" +
+			"remote command, tsh db connect with that of the program that it runs.",
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&a.proxy, "proxy", "", "address of the Proxy, host or host:port [$TELEPORT_PROXY]")
@@ -50,8 +51,10 @@ func (a *app) root() *cobra.Command {
 	f.BoolVarP(&a.debug, "debug", "d", false, "write what is done to standard error")
 	f.BoolVar(&a.escapes, "enable-escape-sequences", true, "~. at the start of a line ends a session")
 	globalNotYet(f)
+	proxies := newProxy(a)
+	proxies.AddCommand(newProxyDB(a), newProxyApp(a))
 	screen.Group(root, newLogin(a), newLogout(a), newStatus(a), newLs(a), newSSH(a), newJoin(a), newSessions(a), newScp(a), newSftp(a),
-		newProxy(a), newResolve(a), newLatency(a), newClusters(a), newEnv(a), newConfig(a), newVersion(a))
+		newApps(a), newDB(a), proxies, newResolve(a), newLatency(a), newClusters(a), newEnv(a), newConfig(a), newVersion(a))
 	help := root.RunE
 	showVersion := root.Flags().Bool("version", false, "show the version of tsh")
 	root.RunE = func(cmd *cobra.Command, args []string) error {

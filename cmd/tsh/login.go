@@ -280,7 +280,7 @@ func (a *app) keep(ctx context.Context, home *client.Home, addr string, creds *c
 func newLogout(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "logout",
-		Short: "Delete keys and certificates: of all profiles, or of one with --proxy and --user",
+		Short: "Delete keys and certificates, also those for databases and applications: of all profiles, or of one with --proxy and --user",
 		Args:  screen.Args(0, 0),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return runLogout(cmd.Context(), a) },
 	}
@@ -307,7 +307,11 @@ func runLogout(ctx context.Context, a *app) error {
 		return a.print("You were not logged in.\n")
 	}
 	for _, p := range profiles {
-		if err := home.Remove(ctx, p); err != nil {
+		databases, err := home.RemoveAllRouted(ctx, p)
+		for _, name := range databases {
+			err = errors.Join(err, removeSections(p, name))
+		}
+		if err := errors.Join(err, home.Remove(ctx, p)); err != nil {
 			return err
 		}
 		if err := a.print("Logged out %s from %s.\n", screen.Escape(p.User), screen.Escape(p.Proxy)); err != nil {

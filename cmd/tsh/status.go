@@ -14,6 +14,7 @@ import (
 	"teleport/internal/client"
 	"teleport/internal/client/screen"
 	"teleport/internal/fault"
+	"teleport/internal/types"
 )
 
 func newStatus(a *app) *cobra.Command {
@@ -42,6 +43,8 @@ type profileStatus struct {
 	ValidUntil time.Time           `json:"valid_until" yaml:"valid_until"`
 	Extensions []string            `json:"extensions,omitempty" yaml:"extensions,omitempty"`
 	CAPins     []string            `json:"ca_pins,omitempty" yaml:"ca_pins,omitempty"`
+	Databases  []string            `json:"databases,omitempty" yaml:"databases,omitempty"`
+	Apps       []string            `json:"apps,omitempty" yaml:"apps,omitempty"`
 	// files are where keys and certificates are; shown with --verbose.
 	files client.Paths
 }
@@ -102,6 +105,7 @@ func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
 		return out, err
 	}
 	out[0].files = home.Paths(active.profile)
+	a.addRouted(&out[0], home, active.profile)
 	profiles, err := home.Profiles()
 	if err != nil {
 		return nil, err
@@ -119,10 +123,25 @@ func (a *app) statuses(ctx context.Context) ([]profileStatus, error) {
 		}
 		if st, err := statusOf(p, creds); err == nil {
 			st.files = home.Paths(p)
+			a.addRouted(&st, home, p)
 			out = append(out, st)
 		}
 	}
 	return out, nil
+}
+
+// addRouted adds the databases and applications that somebody is logged in to.
+func (a *app) addRouted(st *profileStatus, home *client.Home, p client.Profile) {
+	names := func(kind string) (out []string) {
+		list, _ := home.Routed(p, kind) // what cannot be read is not worth failing for
+		for _, r := range list {
+			if a.now().Before(r.Expires) {
+				out = append(out, r.Name())
+			}
+		}
+		return out
+	}
+	st.Databases, st.Apps = names(types.KindDatabase), names(types.KindApp)
 }
 
 // printStatus writes the status of one profile as text.
@@ -132,6 +151,7 @@ func (a *app) printStatus(home *client.Home, p client.Profile, creds *client.Cre
 		return err
 	}
 	st.files = home.Paths(p)
+	a.addRouted(&st, home, p)
 	return a.writeStatus(st, true, verbose)
 }
 
@@ -154,6 +174,12 @@ func (a *app) writeStatus(st profileStatus, active, verbose bool) error {
 		{"  Kubernetes:", "disabled"},
 		{"  Valid until:", valid},
 		{"  Extensions:", strings.Join(st.Extensions, ", ")},
+	}
+	if len(st.Databases) > 0 {
+		lines = append(lines, [2]string{"  Databases:", strings.Join(st.Databases, ", ")})
+	}
+	if len(st.Apps) > 0 {
+		lines = append(lines, [2]string{"  Applications:", strings.Join(st.Apps, ", ")})
 	}
 	if verbose {
 		for _, name := range slices.Sorted(maps.Keys(st.Traits)) {
