@@ -14,6 +14,7 @@ import (
 
 	appv1 "teleport/api/app/v1"
 	loginv1 "teleport/api/login/v1"
+	"teleport/internal/cors"
 	"teleport/internal/fault"
 )
 
@@ -56,7 +57,7 @@ func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, app target, 
 		h.begin(w, r, app, r.URL.RequestURI(), "")
 		return
 	}
-	app.markOrigin(w.Header(), r.Header.Get("Origin"))
+	cors.Mark(w.Header(), app.cors, r.Header.Get("Origin"))
 	w.Header().Set("WWW-Authenticate", `Teleport realm="`+h.authority(h.host)+`"`)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
