@@ -32,7 +32,6 @@ import (
 	"teleport/internal/ca"
 	"teleport/internal/cache"
 	"teleport/internal/cors"
-	"teleport/internal/cors"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/rpc"
