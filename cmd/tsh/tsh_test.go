@@ -395,5 +395,5 @@ func TestHelp(t *testing.T) {
 	}
 	fails(t, 2, `unknown command "loginn": did you mean login?`, "loginn")
 	fails(t, 2, "unknown flag", "ls", "--nope")
-	fails(t, 2, "unknown command", "proxy", "db")
+	fails(t, 2, "unknown command", "proxy", "kube")
 }
