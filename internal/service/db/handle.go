@@ -99,7 +99,9 @@ func (s *Service) serverTLS(sv *served, c Connection) *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{"teleport-" + sv.db.GetSpec().GetProtocol()},
 		SessionTicketsDisabled: true,
-		ClientAuth:             tls.RequireAnyClientCert,
+		// Results go out in records that are as large as they may be.
+		DynamicRecordSizingDisabled: true,
+		ClientAuth:                  tls.RequireAnyClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			if cert := s.cfg.Holder.Certificate(types.RoleDB); cert != nil {
 				return cert, nil

@@ -81,9 +81,9 @@ type World struct {
 	signer *ca.Signer
 	// protocol is that of the databases.
 	protocol string
-	holder *state.Holder
-	ctx    context.Context //nolint:containedctx // of the tunnel that connections come by
-	stop   func()
+	holder   *state.Holder
+	ctx      context.Context //nolint:containedctx // of the tunnel that connections come by
+	stop     func()
 }
 
 // Start runs a Database Service with the engine and the databases until the test ends.

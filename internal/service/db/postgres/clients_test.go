@@ -125,7 +125,9 @@ func TestPrepared(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e := w.Events.Wait(t, "TDB02I", func(e *auditv1.Event) bool { return strings.Contains(fmt.Sprint(e.GetFields().AsMap()["db_query_parameters"]), "ben") })
+	e := w.Events.Wait(t, "TDB02I", func(e *auditv1.Event) bool {
+		return strings.Contains(fmt.Sprint(e.GetFields().AsMap()["db_query_parameters"]), "ben")
+	})
 	if got := fmt.Sprint(e.GetFields().AsMap()["db_query_parameters"]); got != "[1 ben NULL]" || dbtest.Field(e, "db_query") != "insert into people values ($1, $2, $3)" {
 		t.Errorf("event = %v, parameters %s, want [1 ben NULL]", e, got)
 	}
@@ -517,7 +519,9 @@ func TestJDBC(t *testing.T) {
 	if err != nil || !strings.Contains(out, "done 1000") {
 		t.Fatalf("java = %q, %v", out, err)
 	}
-	e := w.Events.Wait(t, "TDB02I", func(e *auditv1.Event) bool { return fmt.Sprint(e.GetFields().AsMap()["db_query_parameters"]) == "[999 name 999]" })
+	e := w.Events.Wait(t, "TDB02I", func(e *auditv1.Event) bool {
+		return fmt.Sprint(e.GetFields().AsMap()["db_query_parameters"]) == "[999 name 999]"
+	})
 	if !strings.HasPrefix(dbtest.Field(e, "db_query"), "insert into jdbc") {
 		t.Errorf("event = %v", e)
 	}
