@@ -36,30 +36,17 @@ const (
 	loginTTL = 3 * time.Minute
 )
 
-// OpenSSHConfig is what an OpenSSHServer needs.
-type OpenSSHConfig struct {
-	Config
-	// Signer returns what signs with the present authorities.
-	Signer func() *ca.Signer
-}
-
 // OpenSSHServer enrols servers that run only OpenSSH, and signs what Proxies need to
 // let users in to them.
 type OpenSSHServer struct {
 	opensshv1.UnimplementedOpenSSHServiceServer
-	cfg OpenSSHConfig
+	cfg SigningConfig
 }
 
 // NewOpenSSH returns the handler of OpenSSHService.
-func NewOpenSSH(cfg OpenSSHConfig) (*OpenSSHServer, error) {
-	checked, err := cfg.checked()
-	if err != nil {
-		return nil, err
-	}
-	if cfg.Config = checked; cfg.Signer == nil {
-		return nil, errors.New("authapi: Signer is required")
-	}
-	return &OpenSSHServer{cfg: cfg}, nil
+func NewOpenSSH(cfg SigningConfig) (*OpenSSHServer, error) {
+	cfg, err := cfg.checked()
+	return &OpenSSHServer{cfg: cfg}, err
 }
 
 // EnrollServer makes or renews the calling host as an OpenSSH server. Certificates,
@@ -369,44 +356,17 @@ func (s *OpenSSHServer) SignLogin(ctx context.Context, req *opensshv1.SignLoginR
 // options of the user's roles.
 func (s *OpenSSHServer) mayLogin(ctx context.Context, id *identity.Identity, critical map[string]string, login string, node *typesv1.Server) (access.Options, error) {
 	var none access.Options
-	user := id.User
-	if _, err := s.cfg.Store.Get(ctx, types.KindUser, user.Name); errors.Is(err, fault.ErrNotFound) {
-		return none, fault.Denied("access denied: user %q was deleted", user.Name)
-	} else if err != nil {
+	p, err := s.cfg.person(ctx, id.User, where{login: login, host: node.GetMetadata().GetName()})
+	if err != nil {
 		return none, err
 	}
-	server := node.GetMetadata().GetName()
-	instance, err := store.Get[*typesv1.Instance](ctx, s.cfg.Store, types.KindInstance, server)
-	if err != nil && !errors.Is(err, fault.ErrNotFound) {
-		return none, err
-	}
-	if err := s.cfg.Store.CheckLocks(ctx, access.Facts{
-		User: user.Name, Roles: user.Roles, Login: login, ServerID: server, JoinToken: instance.GetSpec().GetToken(), MFADevice: user.MFADevice,
-	}); err != nil {
-		return none, err
-	}
-	subject := access.Subject{User: user.Name, Traits: user.Traits}
-	for _, name := range user.Roles {
-		role, err := store.Get[*typesv1.Role](ctx, s.cfg.Store, types.KindRole, name)
-		if errors.Is(err, fault.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return none, err
-		}
-		subject.Roles = append(subject.Roles, role)
-	}
-	if d := access.Login(subject, login, types.ServerLabels(node)); !d.Allowed {
+	if !p.checker.Login(login, types.ServerLabels(node)).Allowed {
 		return none, fault.Denied("access denied to %s connecting to %s: your roles do not allow it, ask an administrator", login, node.GetSpec().GetHostname())
 	}
-	o := access.OptionsOf(subject)
-	if _, pinned := critical["source-address"]; o.PinSource && !pinned {
-		return none, fault.Denied("access denied: your roles bind certificates to the address of the login, and yours names none: log in again")
+	if _, pinned := critical["source-address"]; p.options.PinSource && !pinned {
+		return none, errNotPinned()
 	}
-	if o.Broken != nil {
-		return none, fault.Denied("access denied to %s connecting to %s: your roles do not allow it, ask an administrator", login, node.GetSpec().GetHostname())
-	}
-	return o, nil
+	return p.options, nil
 }
 
 func parseSources(list []string) ([]netip.Addr, error) {

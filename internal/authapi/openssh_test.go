@@ -54,7 +54,7 @@ func newStock(t *testing.T) *stock {
 	check(t, err)
 	cfg := s.config()
 	cfg.Trust = func() *ca.Trust { return s.trusted }
-	s.OpenSSHServer, err = authapi.NewOpenSSH(authapi.OpenSSHConfig{Config: cfg, Signer: func() *ca.Signer { return s.openssh }})
+	s.OpenSSHServer, err = authapi.NewOpenSSH(authapi.SigningConfig{Config: cfg, Signer: func() *ca.Signer { return s.openssh }})
 	check(t, err)
 	role := newRole("dev")
 	role.Spec = &typesv1.RoleSpec{

@@ -36,6 +36,17 @@ func DatabaseProtocols() []string {
 	}
 }
 
+// DatabaseNamesMatter reports whether the databases of a server are walls that roles can
+// be about (db_names). In other protocols who is logged in reaches all that the user may
+// see there.
+func DatabaseNamesMatter(protocol string) bool {
+	switch protocol {
+	case ProtocolPostgres, ProtocolCockroachDB, ProtocolMongoDB:
+		return true
+	}
+	return false
+}
+
 // Modes of a database's tls.
 const (
 	TLSVerifyFull = "verify-full"

@@ -18,7 +18,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	agentv1 "teleport/api/agent/v1"
+	appv1 "teleport/api/app/v1"
 	auditv1 "teleport/api/audit/v1"
+	databasev1 "teleport/api/database/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
 	opensshv1 "teleport/api/openssh/v1"
@@ -228,7 +230,16 @@ func (s *Service) makeServer() error {
 	if err != nil {
 		return err
 	}
-	servers, err := authapi.NewOpenSSH(authapi.OpenSSHConfig{Config: api, Signer: s.signer})
+	signing := authapi.SigningConfig{Config: api, Signer: s.signer}
+	servers, err := authapi.NewOpenSSH(signing)
+	if err != nil {
+		return err
+	}
+	apps, err := authapi.NewApp(signing)
+	if err != nil {
+		return err
+	}
+	databases, err := authapi.NewDatabase(signing)
 	if err != nil {
 		return err
 	}
@@ -245,6 +256,8 @@ func (s *Service) makeServer() error {
 	auditv1.RegisterAuditServiceServer(r, events)
 	agentv1.RegisterAgentServiceServer(r, s.agents)
 	opensshv1.RegisterOpenSSHServiceServer(r, servers)
+	appv1.RegisterAppServiceServer(r, apps)
+	databasev1.RegisterDatabaseServiceServer(r, databases)
 	joinv1.RegisterJoinServiceServer(r, s.join)
 	loginv1.RegisterLoginServiceServer(r, people)
 	userv1.RegisterUserServiceServer(r, people)

@@ -120,7 +120,7 @@ func newStock(t *testing.T, hostKey func(*stock) ssh.Signer) *stock {
 	t.Cleanup(func() { _ = b.Close() })
 	s.auth.store = store.New(store.Config{Backend: b})
 	s.auth.store.SetCluster(clusterName)
-	s.auth.handler = must(authapi.NewOpenSSH(authapi.OpenSSHConfig{
+	s.auth.handler = must(authapi.NewOpenSSH(authapi.SigningConfig{
 		Config: authapi.Config{
 			Store: s.auth.store, Authorizer: authz.New(nil), Trust: func() *ca.Trust { return trust }, Cluster: func() string { return clusterName },
 		},
