@@ -36,8 +36,12 @@ const (
 )
 
 // connection is a connection of a user. It is the net.Conn of what is inside of TLS.
+//
+// It does not show that it is TLS: the HTTP server takes HTTP/2 from others only if it is
+// in the clear.
 type connection struct {
-	*tls.Conn
+	net.Conn
+	tls   *tls.Conn
 	s     *Service
 	raw   net.Conn
 	about Connection
@@ -99,7 +103,7 @@ func (s *Service) HandleConn(ctx context.Context, conn net.Conn, about Connectio
 func (c *connection) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	c.Conn = tls.Server(c.raw, &tls.Config{
+	c.tls = tls.Server(c.raw, &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{protoH2, protoHTTP, protoTCP},
 		SessionTicketsDisabled: true,
@@ -115,15 +119,16 @@ func (c *connection) greet(ctx context.Context) error {
 			return err
 		},
 	})
+	c.Conn = c.tls
 	stop := context.AfterFunc(ctx, func() { _ = c.raw.Close() })
-	err := c.HandshakeContext(ctx)
+	err := c.tls.HandshakeContext(ctx)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	c.cert = c.ConnectionState().PeerCertificates[0].Raw
+	c.cert = c.tls.ConnectionState().PeerCertificates[0].Raw
 	c.print = sha256.Sum256(c.cert)
 	return nil
 }
@@ -144,7 +149,7 @@ func (s *Service) verify(chain []*x509.Certificate) (*identity.Identity, error) 
 
 // serve speaks what the client wants to.
 func (c *connection) serve(ctx context.Context) {
-	proto := c.ConnectionState().NegotiatedProtocol
+	proto := c.tls.ConnectionState().NegotiatedProtocol
 	tcp := proto == protoTCP || proto == "" && c.sv != nil && c.sv.target.tcp()
 	if c.refused != nil {
 		timer := time.AfterFunc(refusedLife, func() { _ = c.raw.Close() })
@@ -222,6 +227,9 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 func (c *connection) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
+
+// CloseWrite tells the user that nothing more comes.
+func (c *connection) CloseWrite() error { return c.tls.CloseWrite() }
 
 func (c *connection) touch() { c.active.Store(time.Now().UnixNano()) }
 

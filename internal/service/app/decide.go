@@ -17,6 +17,9 @@ import (
 // ruleCertificate is the rule of decisions by the certificate alone.
 const ruleCertificate = "certificate"
 
+// ruleLimit is the rule of what is refused because there is too much of it.
+const ruleLimit = "limit"
+
 // admit decides about a connection and begins the session that it belongs to. The error is
 // for the user. What it returns is to be called at the end in any case.
 func (c *connection) admit(ctx context.Context) (leave func(), err error) {
@@ -39,7 +42,7 @@ func (c *connection) admit(ctx context.Context) (leave func(), err error) {
 	c.sv = sv
 	if err := c.s.live.add(c); err != nil {
 		c.sv = nil
-		return leave, c.refuse(ctx, err.Error(), access.Decision{Rule: "limit", Reason: err.Error()})
+		return leave, c.refuse(ctx, err.Error(), access.Decision{Rule: ruleLimit, Reason: err.Error()})
 	}
 	c.s.metrics.active.Inc()
 	leave = func() {
@@ -81,7 +84,11 @@ func (c *connection) refuse(ctx context.Context, text string, d access.Decision)
 		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule,
 	}))
 	c.s.report(ctx, e, c.id.User.Name, app.Name, d.Reason)
-	return fault.Denied("%s (audit event %s)", text, e.GetUid())
+	kind := fault.ErrDenied
+	if d.Rule == ruleLimit {
+		kind = fault.ErrLimit
+	}
+	return fault.New(kind, "%s (audit event %s)", text, e.GetUid())
 }
 
 // report records a refusal, but the same one again and again only as a count.

@@ -13,6 +13,10 @@ import (
 // rewriteResponse makes an answer of the application what the user gets.
 func rewriteResponse(resp *http.Response, in *http.Request, c *connection, app *typesv1.App) {
 	rewriteLocation(resp, in, c, app.GetSpec().GetRewrite().GetRedirect())
+	if in.ProtoMajor == 1 && len(resp.Trailer) > 0 {
+		// HTTP/1 has room for trailers only where it does not say the length before.
+		resp.Header.Del("Content-Length")
+	}
 	if policy := app.GetSpec().GetCors(); policy != nil {
 		cors.Rewrite(resp.Header, policy, in.Header.Get("Origin"))
 	}

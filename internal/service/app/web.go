@@ -36,13 +36,15 @@ func newWeb(s *Service, h2 bool) *web {
 	protocols.SetHTTP1(!h2)
 	protocols.SetUnencryptedHTTP2(h2)
 	w.server = &http.Server{
-		Handler:           &handler{s},
-		Protocols:         &protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Log.With("component", "http").Handler(), slog.LevelDebug),
+		Handler:   &handler{s},
+		Protocols: &protocols,
+		// The application answers OPTIONS *.
+		DisableGeneralOptionsHandler: true,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ReadHeaderTimeout:            headerTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		ErrorLog:                     slog.NewLogLogger(s.cfg.Log.With("component", "http").Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, conn)
 		},

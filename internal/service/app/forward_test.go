@@ -1,0 +1,669 @@
+package app_test
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/textproto"
+	"net/url"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/websocket"
+
+	typesv1 "teleport/api/types/v1"
+	"teleport/internal/service/app"
+)
+
+// both runs a test with HTTP/1.1 and HTTP/2 between user and agent.
+func both(t *testing.T, test func(t *testing.T, h2 bool)) {
+	for name, h2 := range map[string]bool{"http1": false, "http2": true} {
+		t.Run(name, func(t *testing.T) { test(t, h2) })
+	}
+}
+
+// serve starts an application with TLS or without.
+func serve(t testing.TB, h http.HandlerFunc) *httptest.Server {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func serveTLS(t testing.TB, h http.HandlerFunc) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func skipVerify(s *typesv1.AppSpec) { s.InsecureSkipVerify = true }
+
+// TestRequestLine sends targets as nobody should write them: the application gets them to
+// the byte.
+func TestRequestLine(t *testing.T) {
+	tg := record(t, ok)
+	w := start(t, nil, application(appName, tg.uri(), nil))
+	conn := w.alice(t).dial(t, "http/1.1")
+	br := bufio.NewReader(conn)
+	lines := []string{
+		"GET / HTTP/1.1", "GET /a/../b/./c//d HTTP/1.1", "GET /%2e%2e/%2F%2f%5c%00 HTTP/1.1", "GET /a%2fb?x=%2f;y&&=1&%zz HTTP/1.1",
+		"GET /? HTTP/1.1", "GET /?? HTTP/1.1", "GET //host/path HTTP/1.1", "GET /a|b^c`\"<>{}[]\\ HTTP/1.1", "GET /#frag HTTP/1.1", "GET /a;b=c,d:e@f!$&'()*+~ HTTP/1.1",
+		"OPTIONS * HTTP/1.1", "BREW /pot HTTP/1.1", "GET /http://other/ HTTP/1.1", "DELETE /x?a=b#c HTTP/1.1", "GET /\xc3\xa4\xff HTTP/1.1",
+	}
+	for i, line := range lines {
+		if _, err := fmt.Fprintf(conn, "%s\r\nHost: %s\r\nX-N: %d\r\n\r\n", line, publicAddr, i); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s %s", line, resp.Status, b)
+		}
+	}
+	var got []string
+	for _, raw := range tg.got() {
+		for head := range strings.SplitSeq(raw, "\r\n\r\n") {
+			if head != "" {
+				got = append(got, strings.SplitN(head, "\r\n", 2)[0])
+			}
+		}
+	}
+	if strings.Join(got, "\n") != strings.Join(lines, "\n") {
+		t.Errorf("arrived:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(lines, "\n"))
+	}
+}
+
+func TestHeaders(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		got := make(chan *http.Request, 1)
+		tg := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			got <- r
+			w.Header().Set("X-Answer", "yes")
+			w.Header()["Content-Type"] = nil
+			w.Header()["Date"] = nil
+			_, _ = io.WriteString(w, "<html>")
+		})
+		w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) {
+			s.Rewrite = &typesv1.AppRewrite{Headers: []*typesv1.AppHeader{
+				{Name: "X-Email", Value: "{{external.email}}"}, {Name: "x-groups", Value: "g-{{external.groups}}"}, {Name: "X-None", Value: "{{external.none}}"},
+				{Name: "Authorization", Value: "Bearer {{internal.jwt}}"},
+			}}
+		}))
+		r := must(http.NewRequest(http.MethodGet, site+"/", nil))
+		r.Header = http.Header{
+			"Teleport-Jwt-Assertion": {"evil"}, "teleport-jwt-assertion": {"evil"}, "Teleport_Jwt_Assertion": {"evil"}, "TELEPORT.JWT.ASSERTION": {"evil"}, "X-Teleport-User": {"evil"},
+			"x_teleport_user": {"evil"}, "X-Forwarded-For": {"evil"}, "X_Forwarded_Host": {"evil"}, "X-Forwarded-User": {"evil"}, "Forwarded": {"for=evil"}, "X-Real-IP": {"evil"},
+			"X-Email": {"evil"}, "x_email": {"evil"}, "X_Groups": {"evil"}, "X-None": {"evil"}, "Authorization": {"evil"},
+			"X-Mine": {"kept", "twice"}, "Cookie": {"a=b; c=d"}, "Accept-Encoding": {"br"}, "User-Agent": {""},
+		}
+		a := do(t, w.alice(t).http(t, h2), r)
+		if a.StatusCode != http.StatusOK || a.Header.Get("X-Answer") != "yes" || a.Header["Content-Type"] != nil || a.Header["Date"] != nil {
+			t.Errorf("answer = %v %v, want the application's and nothing more", a.Status, a.Header)
+		}
+		in := <-got
+		for name, values := range in.Header {
+			if strings.Contains(strings.Join(values, ","), "evil") {
+				t.Errorf("header %s: %q arrived", name, values)
+			}
+		}
+		u := must(url.Parse(tg.URL))
+		for name, want := range map[string]string{
+			"Teleport-Jwt-Assertion": "jwt-for-web-1", "X-Forwarded-For": "192.0.2.7", "X-Forwarded-Host": publicAddr, "X-Forwarded-Proto": "https", "X-Real-Ip": "192.0.2.7",
+			"X-Email": "alice@example.com", "X-Groups": "g-a|g-b", "X-None": "", "Authorization": "Bearer jwt-for-web-1", "X-Mine": "kept|twice", "Cookie": "a=b; c=d",
+			"Accept-Encoding": "br", "User-Agent": "",
+		} {
+			if got := strings.Join(in.Header[name], "|"); got != want {
+				t.Errorf("header %s = %q, want %q", name, got, want)
+			}
+		}
+		if in.Host != u.Host {
+			t.Errorf("Host = %q, want %q", in.Host, u.Host)
+		}
+	})
+}
+
+func TestHostRewritten(t *testing.T) {
+	tg := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })
+	w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) {
+		s.Rewrite = &typesv1.AppRewrite{Headers: []*typesv1.AppHeader{{Name: "host", Value: "grafana.internal"}}}
+	}))
+	if a := get(t, w.alice(t).http(t, false), "/"); a.body != "grafana.internal" {
+		t.Errorf("Host = %q, want that of rewrite.headers", a.body)
+	}
+}
+
+// TestConnectionHeaders: those of the connection end here, and those that Connection names.
+func TestConnectionHeaders(t *testing.T) {
+	tg := record(t, ok)
+	w := start(t, nil, application(appName, tg.uri(), nil))
+	conn := w.alice(t).dial(t, "http/1.1")
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Hop, keep-alive, Teleport-Jwt-Assertion\r\nX-Hop: 1\r\nKeep-Alive: 2\r\nProxy-Authorization: 3\r\n"+
+		"Proxy-Connection: 4\r\nTE: trailers, gzip\r\nX-End: 5\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+		t.Fatal(err)
+	}
+	got := tg.got()[0]
+	for _, no := range []string{"X-Hop", "Keep-Alive", "Proxy-", "Connection", "gzip"} {
+		if strings.Contains(got, no) {
+			t.Errorf("%q arrived:\n%s", no, got)
+		}
+	}
+	for _, yes := range []string{"X-End: 5\r\n", "Te: trailers\r\n", "Teleport-Jwt-Assertion: jwt-for-web-1\r\n"} {
+		if !strings.Contains(got, yes) {
+			t.Errorf("%q did not arrive:\n%s", yes, got)
+		}
+	}
+}
+
+// pattern makes n bytes that are not the same.
+type pattern struct{ n, at int64 }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	if p.at >= p.n {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(b)), p.n-p.at))
+	for i := range n {
+		b[i] = byte((p.at + int64(i)) * 31 >> 3)
+	}
+	p.at += int64(n)
+	return n, nil
+}
+
+func sum(t testing.TB, r io.Reader) string {
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	if err != nil {
+		t.Errorf("after %d bytes: %v", n, err)
+	}
+	return fmt.Sprintf("%d %x", n, h.Sum(nil))
+}
+
+// TestStreams sends much in both directions, and keeps little of it in memory.
+func TestStreams(t *testing.T) {
+	const size = 96 << 20
+	want := sum(t, &pattern{n: size})
+	for _, uri := range []string{"http", "https"} {
+		both(t, func(t *testing.T, h2 bool) {
+			h := func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					_, _ = io.WriteString(w, sum(t, r.Body))
+					return
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(size))
+				_, _ = io.Copy(w, &pattern{n: size})
+			}
+			var tg *httptest.Server
+			if uri == "https" {
+				tg = serveTLS(t, h)
+			} else {
+				tg = serve(t, h)
+			}
+			w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) { s.InsecureSkipVerify = uri == "https" }))
+			c := w.alice(t).http(t, h2)
+			var most atomic.Uint64
+			stop := make(chan struct{})
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for {
+					var m runtime.MemStats
+					runtime.ReadMemStats(&m)
+					most.Store(max(most.Load(), m.HeapInuse))
+					select {
+					case <-stop:
+						return
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+			}()
+			for name, length := range map[string]int64{"known": size, "chunked": -1} {
+				r := must(http.NewRequest(http.MethodPost, site+"/", io.NopCloser(&pattern{n: size})))
+				r.ContentLength = length
+				if a := do(t, c, r); a.body != want {
+					t.Errorf("%s upload arrived as %q, want %q", name, a.body, want)
+				}
+			}
+			resp, err := c.Get(site + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := sum(t, resp.Body); got != want || resp.ContentLength != size {
+				t.Errorf("download is %q with length %d, want %q", got, resp.ContentLength, want)
+			}
+			close(stop)
+			<-done
+			if most.Load() > 64<<20 {
+				t.Errorf("%d MiB of memory in use, want less than what is sent", most.Load()>>20)
+			}
+		})
+	}
+}
+
+func TestHeadAndRange(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "x.txt", time.Unix(1e9, 0), strings.NewReader("0123456789"))
+		})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		c := w.alice(t).http(t, h2)
+		head := do(t, c, must(http.NewRequest(http.MethodHead, site+"/", nil)))
+		if head.ContentLength != 10 || head.body != "" {
+			t.Errorf("HEAD has length %d, body %q; want 10, none", head.ContentLength, head.body)
+		}
+		r := must(http.NewRequest(http.MethodGet, site+"/", nil))
+		r.Header.Set("Range", "bytes=2-4")
+		if a := do(t, c, r); a.StatusCode != http.StatusPartialContent || a.body != "234" || a.Header.Get("Content-Range") != "bytes 2-4/10" {
+			t.Errorf("range = %s %q %v", a.Status, a.body, a.Header)
+		}
+	})
+}
+
+// TestFlush: what the application sends the user gets at once, and an early answer does not
+// wait for the request.
+func TestFlush(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		more := make(chan struct{})
+		tg := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.Header().Set("Content-Type", "text/event-stream")
+			br := bufio.NewReader(r.Body)
+			for range 3 {
+				line, err := br.ReadString('\n')
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(w, "data: "+line+"\n")
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-more
+		})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		in, out := io.Pipe()
+		r := must(http.NewRequest(http.MethodPost, site+"/", in))
+		go func() { _, _ = io.WriteString(out, "0\n") }()
+		resp, err := w.alice(t).http(t, h2).Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		br := bufio.NewReader(resp.Body)
+		for i := range 3 {
+			if i > 0 {
+				if _, err := fmt.Fprintf(out, "%d\n", i); err != nil {
+					t.Fatal(err)
+				}
+			}
+			line, err := br.ReadString('\n')
+			if err != nil || line != fmt.Sprintf("data: %d\n", i) {
+				t.Fatalf("event %d = %q, %v", i, line, err)
+			}
+			_, _ = br.ReadString('\n')
+		}
+		close(more)
+		_ = out.Close()
+		_ = resp.Body.Close()
+	})
+}
+
+func TestContinue(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/no" {
+				w.WriteHeader(http.StatusExpectationFailed)
+				return
+			}
+			_, _ = io.Copy(w, r.Body)
+		})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		c := w.alice(t).http(t, h2)
+		for path, want := range map[string]int{"/yes": 200, "/no": 417} {
+			sent := &countingReader{r: strings.NewReader("hello")}
+			r := must(http.NewRequest(http.MethodPut, site+path, sent))
+			r.ContentLength = 5
+			r.Header.Set("Expect", "100-continue")
+			a := do(t, c, r)
+			if a.StatusCode != want || (want == 200) != (a.body == "hello") {
+				t.Errorf("%s = %s %q", path, a.Status, a.body)
+			}
+			if want == 417 && !h2 && sent.n.Load() > 0 {
+				t.Errorf("%s: %d bytes were sent though the application did not want them", path, sent.n.Load())
+			}
+		}
+	})
+}
+
+type countingReader struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func TestTrailers(t *testing.T) {
+	for _, uri := range []string{"http", "https"} {
+		both(t, func(t *testing.T, h2 bool) {
+			h := func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Trailer", "X-After")
+				_, _ = io.Copy(w, r.Body)
+				w.Header().Set("X-After", "sum "+r.Trailer.Get("X-Sum")+" jwt"+r.Trailer.Get("Teleport-Jwt-Assertion")+r.Trailer.Get("Teleport_jwt_assertion"))
+				w.Header().Set(http.TrailerPrefix+"X-Late", "late")
+			}
+			tg := serve(t, h)
+			if uri == "https" {
+				tg = serveTLS(t, h)
+			}
+			w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) { s.InsecureSkipVerify = uri == "https" }))
+			r := must(http.NewRequest(http.MethodPost, site+"/", io.NopCloser(strings.NewReader("body"))))
+			r.Trailer = http.Header{"X-Sum": {"1"}, "Teleport-Jwt-Assertion": {"evil"}, "Teleport_jwt_assertion": {"evil"}}
+			a := do(t, w.alice(t).http(t, h2), r)
+			if a.body != "body" || a.Trailer.Get("X-After") != "sum 1 jwt" || a.Trailer.Get("X-Late") != "late" {
+				t.Errorf("answer = %q with trailers %v", a.body, a.Trailer)
+			}
+		})
+	}
+}
+
+func TestEarlyHints(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Link", "</a.css>")
+			w.WriteHeader(http.StatusEarlyHints)
+			w.Header()["Content-Type"] = nil
+			_, _ = io.WriteString(w, "<html>")
+		})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		if a := get(t, w.alice(t).http(t, h2), "/"); a.StatusCode != http.StatusOK || a.Header["Content-Type"] != nil || a.body != "<html>" {
+			t.Errorf("answer = %v %v %q", a.Status, a.Header, a.body)
+		}
+	})
+}
+
+// TestBrokenAnswer: what breaks off at the application does so at the user.
+func TestBrokenAnswer(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := record(t, func(_ *http.Request, _ *bufio.Reader, conn net.Conn) bool {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+			return false
+		})
+		w := start(t, nil, application(appName, tg.uri(), nil))
+		resp, err := w.alice(t).http(t, h2).Get(site + "/")
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+		}
+		if err == nil {
+			t.Error("an answer that broke off came as whole")
+		}
+	})
+}
+
+func TestWebSocket(t *testing.T) {
+	for _, uri := range []string{"http", "https"} {
+		t.Run(uri, func(t *testing.T) {
+			ws := websocket.Server{Handler: func(c *websocket.Conn) {
+				var msg string
+				for websocket.Message.Receive(c, &msg) == nil && websocket.Message.Send(c, msg) == nil {
+				}
+			}}
+			h := func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Teleport-Jwt-Assertion") == "" {
+					t.Error("no token")
+				}
+				ws.ServeHTTP(w, r)
+			}
+			tg := serve(t, h)
+			if uri == "https" {
+				tg = serveTLS(t, h)
+			}
+			w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) {
+				s.InsecureSkipVerify = uri == "https"
+				s.Cors = &typesv1.AppCORS{AllowedOrigins: []string{"https://friend.test"}}
+			}))
+			alice := w.alice(t)
+			open := func(origin string) (*websocket.Conn, error) {
+				cfg := must(websocket.NewConfig("wss://"+publicAddr+"/socket", origin))
+				return websocket.NewClient(cfg, alice.dial(t, "http/1.1"))
+			}
+			for _, origin := range []string{site, "https://friend.test"} {
+				c, err := open(origin)
+				if err != nil {
+					t.Fatalf("web socket from %s: %v", origin, err)
+				}
+				for _, size := range []int{1, 100, 70_000} {
+					msg := strings.Repeat("x", size)
+					if err := websocket.Message.Send(c, msg); err != nil {
+						t.Fatal(err)
+					}
+					var got string
+					if err := websocket.Message.Receive(c, &got); err != nil || got != msg {
+						t.Fatalf("%d bytes came back as %d, %v", size, len(got), err)
+					}
+				}
+				_ = c.Close()
+			}
+			for _, origin := range []string{"https://evil.test", "https://" + publicAddr + ".evil.test", "null://x"} {
+				if _, err := open(origin); err == nil {
+					t.Errorf("web socket from %s was opened", origin)
+				}
+			}
+		})
+	}
+}
+
+func TestCORS(t *testing.T) {
+	reached := make(chan struct{}, 10)
+	tg := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		reached <- struct{}{}
+		w.Header().Set("Access-Control-Allow-Origin", "https://evil.test")
+		_, _ = io.WriteString(w, "ok")
+	})
+	w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) {
+		s.Cors = &typesv1.AppCORS{AllowedOrigins: []string{"https://ui.test"}, AllowedMethods: []string{"PUT"}}
+	}), application("open", tg.URL, nil))
+	c := w.alice(t).http(t, false)
+	r := must(http.NewRequest(http.MethodOptions, site+"/", nil))
+	r.Header = http.Header{"Origin": {"https://ui.test"}, "Access-Control-Request-Method": {"PUT"}}
+	if a := do(t, c, r); a.StatusCode != http.StatusNoContent || a.Header.Get("Access-Control-Allow-Origin") != "https://ui.test" || len(reached) > 0 {
+		t.Errorf("preflight = %s %v, %d at the application", a.Status, a.Header, len(reached))
+	}
+	r = must(http.NewRequest(http.MethodPut, site+"/", nil))
+	r.Header = http.Header{"Origin": {"https://evil.test"}}
+	if a := do(t, c, r); a.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("answer = %v, want no word for the other origin", a.Header)
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	tg := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", r.URL.Query().Get("to"))
+		w.WriteHeader(http.StatusFound)
+	})
+	w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) {
+		s.Rewrite = &typesv1.AppRewrite{Redirect: []string{"localhost", "jenkins.internal"}}
+	}))
+	c := w.alice(t).http(t, false)
+	for to, want := range map[string]string{
+		"http://localhost:8080/a%2fb?c#d":  "https://web.example.com:3080/a%2fb?c#d",
+		"https://JENKINS.internal":         "https://web.example.com:3080",
+		"//localhost/x":                    "https://web.example.com:3080/x",
+		"http://localhost.evil.test/":      "http://localhost.evil.test/",
+		"http://localhost@evil.test/":      "http://localhost@evil.test/",
+		"/relative":                        "/relative",
+		"ftp://localhost/":                 "ftp://localhost/",
+		"https://elsewhere.test/localhost": "https://elsewhere.test/localhost",
+	} {
+		r := must(http.NewRequest(http.MethodGet, site+"/?to="+url.QueryEscape(to), nil))
+		r.Host = publicAddr + ":3080"
+		if a := do(t, c, r); a.Header.Get("Location") != want {
+			t.Errorf("Location %q became %q, want %q", to, a.Header.Get("Location"), want)
+		}
+	}
+}
+
+func TestPathOfTarget(t *testing.T) {
+	tg := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) })
+	w := start(t, nil, application(appName, tg.URL+"/grafana/", nil))
+	c := w.alice(t).http(t, false)
+	if a := get(t, c, "/"); a.StatusCode != http.StatusFound || a.Header.Get("Location") != "/grafana/" {
+		t.Errorf("/ = %s to %q, want a redirect to the path", a.Status, a.Header.Get("Location"))
+	}
+	if a := get(t, c, "/x"); a.body != "/x" {
+		t.Errorf("/x became %q", a.body)
+	}
+}
+
+func TestCertificateOfTarget(t *testing.T) {
+	tg := serveTLS(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) })
+	w := start(t, nil, application(appName, tg.URL, nil))
+	if a := get(t, w.alice(t).http(t, false), "/"); a.StatusCode != http.StatusBadGateway || !strings.Contains(a.body, "certificate") {
+		t.Errorf("with an unknown authority = %s %q, want an error about the certificate", a.Status, a.body)
+	}
+	w = start(t, nil, application(appName, tg.URL, skipVerify))
+	if a := get(t, w.alice(t).http(t, false), "/"); a.body != "HTTP/2.0" {
+		t.Errorf("with insecure_skip_verify = %s %q, want HTTP/2", a.Status, a.body)
+	}
+}
+
+func TestTargetDown(t *testing.T) {
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	addr := ln.Addr().String()
+	_ = ln.Close()
+	w := start(t, nil, application(appName, "http://"+addr, nil))
+	w.announcement(t, appName, func(s *typesv1.AppServer) bool { return strings.Contains(s.GetSpec().GetHealth(), "refused") })
+	c := w.alice(t).http(t, false)
+	a := get(t, c, "/")
+	if a.StatusCode != http.StatusBadGateway || !strings.Contains(a.body, `"web" cannot be reached from the host agent-1`) || strings.Contains(a.body, addr) {
+		t.Errorf("answer = %s %q, want one that names the application and not its address", a.Status, a.body)
+	}
+	r := must(http.NewRequest(http.MethodGet, site+"/", nil))
+	r.Header.Set("Accept", "text/html")
+	if a := do(t, c, r); !strings.HasPrefix(a.Header.Get("Content-Type"), "text/html") || !strings.Contains(a.body, "<h1>The application does not answer</h1>") {
+		t.Errorf("page = %v %q", a.Header, a.body)
+	}
+	// It comes up again: the agent notices, since a user wanted to go there.
+	ln = must(net.Listen("tcp", addr))
+	defer ln.Close()
+	w.announcement(t, appName, func(s *typesv1.AppServer) bool { return s.GetSpec().GetHealth() == "healthy" })
+}
+
+// TestNoMetadata: an application is never where clouds keep secrets.
+func TestNoMetadata(t *testing.T) {
+	w := start(t, nil, application(appName, "http://169.254.169.254", nil))
+	if a := get(t, w.alice(t).http(t, false), "/latest/meta-data/"); a.StatusCode != http.StatusForbidden {
+		t.Errorf("answer = %s %q, want 403", a.Status, a.body)
+	}
+	w.events.wait(t, "T2019E", func(f map[string]any) bool { return f["target"] == "169.254.169.254:80" && f["user"] == "alice" })
+}
+
+func TestTCP(t *testing.T) {
+	ln := must(net.Listen("tcp", "127.0.0.1:0"))
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	w := start(t, nil, application(appName, "tcp://"+ln.Addr().String(), nil))
+	alice := w.alice(t)
+	for _, proto := range []string{"teleport-tcp", ""} {
+		conn := alice.dial(t)
+		if proto != "" {
+			conn = alice.dial(t, proto)
+		}
+		const size = 4 << 20
+		go func() {
+			_, _ = io.Copy(conn, &pattern{n: size})
+			_ = conn.CloseWrite()
+		}()
+		if got, want := sum(t, conn), sum(t, &pattern{n: size}); got != want {
+			t.Errorf("by %q came back %q, want %q", proto, got, want)
+		}
+		_ = conn.Close()
+	}
+	if a := get(t, alice.http(t, false), "/"); a.StatusCode != http.StatusMisdirectedRequest || !strings.Contains(a.body, "tsh proxy app web") {
+		t.Errorf("HTTP at a TCP application = %s %q", a.Status, a.body)
+	}
+}
+
+// TestAnswerBeforeBody: an application that refuses an upload is heard at once.
+func TestAnswerBeforeBody(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+		})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		in, out := io.Pipe()
+		defer out.Close()
+		go func() { _, _ = io.WriteString(out, "begin") }()
+		resp, err := w.alice(t).http(t, h2).Do(must(http.NewRequest(http.MethodPost, site+"/", in)))
+		if err != nil || resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("answer = %v, %v; want 413", resp, err)
+		}
+	})
+}
+
+// TestSessionsApart: no connection to the application serves two sessions.
+func TestSessionsApart(t *testing.T) {
+	tg := record(t, ok)
+	w := start(t, nil, application(appName, tg.uri(), nil))
+	for range 3 {
+		get(t, w.alice(t).http(t, false), "/")
+		get(t, w.person(t, "bob", nil, "dev").http(t, false), "/")
+	}
+	if n := len(tg.got()); n != 2 {
+		t.Errorf("%d connections to the application, want one for each session", n)
+	}
+}
+
+// TestBigHead: heads are bounded.
+func TestBigHead(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		tg := serve(t, func(http.ResponseWriter, *http.Request) {})
+		w := start(t, nil, application(appName, tg.URL, nil))
+		c := w.alice(t).http(t, h2)
+		for size, fits := range map[int]bool{60 << 10: true, 300 << 10: false} {
+			r := must(http.NewRequest(http.MethodGet, site+"/", nil))
+			r.Header.Set("X-Big", strings.Repeat("x", size))
+			resp, err := c.Do(r)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			if good := err == nil && resp.StatusCode == http.StatusOK; good != fits {
+				t.Errorf("head of %d bytes = %v, %v; want it passed on: %v", size, resp, err, fits)
+			}
+		}
+	})
+}
+
+var (
+	_ = textproto.CanonicalMIMEHeaderKey
+	_ = errors.New
+	_ = tls.VersionTLS13
+	_ = app.New
+)
