@@ -21,8 +21,10 @@ import (
 const (
 	// decideTimeout bounds everything until the program runs: people type passwords.
 	decideTimeout = 2 * time.Minute
-	// closeTimeout is how long the end of a session waits for modules; they go on behind.
+	// closeTimeout is how long the end of a session waits for modules, leftTimeout how long
+	// where nobody waits for it any more; they go on behind.
 	closeTimeout = 10 * time.Second
+	leftTimeout  = time.Second
 	// killAfter is how long a program may live on whose teleport-pam died.
 	killAfter = 3 * time.Second
 	// maxReport bounds a message of teleport-pam, maxEarly the signals before the program.
@@ -48,8 +50,9 @@ type Run struct {
 	pid   int
 	pidfd int
 	// early are the signals for a program that does not run yet.
-	early     []unix.Signal
-	abandoned bool
+	early []unix.Signal
+	// left says that the client has, abandoned that the program is not to run any more.
+	left, abandoned bool
 	// verdict is why PAM does not let the user in; status and err are how it all ended.
 	verdict error
 	status  syscall.WaitStatus
@@ -67,7 +70,7 @@ func (h *Helper) Hold(ctx context.Context, r Request, report *os.File) (*Run, er
 		return nil, err
 	}
 	if err := run.await(ctx); err != nil {
-		_ = run.Close()
+		run.Close()
 		return nil, err
 	}
 	return run, nil
@@ -80,7 +83,7 @@ func (h *Helper) Check(ctx context.Context, r Request) error {
 		return err
 	}
 	err = run.await(ctx)
-	_ = run.Close()
+	run.Close()
 	return err
 }
 
@@ -138,6 +141,7 @@ func (h *Helper) start(request Request, m mode, files []*os.File) (*Run, error) 
 		r.listen(message)
 		// It has closed its end. To wait before would keep a thread.
 		_, _ = proc.Wait()
+		_ = r.control.Close()
 	}()
 	return r, nil
 }
@@ -320,8 +324,14 @@ func (r *Run) Signal(sig unix.Signal) error {
 // Ended is closed when nothing runs in the session any more.
 func (r *Run) Ended() <-chan struct{} { return r.ended }
 
-// Abandon gives up what does not run yet; what PAM opened is closed behind.
-func (r *Run) Abandon() { r.giveUp(fault.Denied("the session ended before PAM let it begin")) }
+// Abandon says that the client has left, and gives up what does not run yet: what PAM
+// opened is closed behind.
+func (r *Run) Abandon() {
+	r.mu.Lock()
+	r.left = true
+	r.mu.Unlock()
+	r.giveUp(fault.Denied("the session ended before PAM let it begin"))
+}
 
 func (r *Run) giveUp(err error) {
 	r.mu.Lock()
@@ -343,10 +353,16 @@ func (r *Run) hangUp() {
 }
 
 // Close ends the session. It returns when PAM has closed it, or after ten seconds: what
-// modules still do they do behind.
-func (r *Run) Close() error {
+// modules still do they do behind. It does not wait that long when the client has left.
+func (r *Run) Close() {
 	r.hangUp()
-	limit := time.NewTimer(closeTimeout)
+	r.mu.Lock()
+	patience := closeTimeout
+	if r.left {
+		patience = leftTimeout
+	}
+	r.mu.Unlock()
+	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	select {
 	case <-r.gone:
@@ -354,12 +370,11 @@ func (r *Run) Close() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.pid = 0
+	r.pid, r.abandoned = 0, true
 	if r.pidfd >= 0 {
 		_ = unix.Close(r.pidfd)
 		r.pidfd = -1
 	}
-	return r.control.Close()
 }
 
 // Result says how the program ended.

@@ -61,7 +61,7 @@ func Service(t testing.TB, lines ...string) string {
 	t.Helper()
 	name := "teleport-test-" + strings.ToLower(rand.Text()[:12])
 	path := filepath.Join(Dir, name)
-	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil { //nolint:gosec // as PAM's files are
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(path) })

@@ -125,7 +125,7 @@ func becomeLike(pid int) error {
 	path := "/proc/" + strconv.Itoa(pid)
 	// Whether a login is noted at all depends on the kernel.
 	if login, err := os.ReadFile(path + "/loginuid"); err == nil {
-		_ = os.WriteFile("/proc/thread-self/loginuid", login, 0)
+		_ = os.WriteFile("/proc/thread-self/loginuid", login, 0) //nolint:gosec // a file of the kernel
 	}
 	theirs, err := os.Readlink(path + "/ns/mnt")
 	if err != nil {

@@ -125,7 +125,7 @@ type pamLeader struct{ *pam.Run }
 // Release ends the PAM session.
 func (l pamLeader) Release() (sshd.Exit, error) {
 	status, err := l.Result()
-	_ = l.Close()
+	l.Close()
 	return sshd.ExitOf(status), err
 }
 
@@ -212,7 +212,7 @@ func untilClosed(ctx context.Context, run *pam.Run) (context.Context, func()) {
 	}()
 	return ctx, func() {
 		cancel()
-		_ = run.Close()
+		run.Close()
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 // asking is a module that asks for a password and knows one.
 func asking(t testing.TB) string {
 	t.Helper()
-	script := filepath.Join(must(os.MkdirTemp(pamDir, "auth-")), "ask")
+	script := filepath.Join(t.TempDir(), "ask")
 	program(t, script, `test "$(tr -d '\0')" = "open sesame"`)
 	return "auth required pam_exec.so expose_authtok " + script
 }
@@ -107,7 +107,7 @@ func TestPAMAuthenticatesWithoutQuestions(t *testing.T) {
 	if !root {
 		return
 	}
-	script := filepath.Join(must(os.MkdirTemp(pamDir, "auth-")), "decide")
+	script := filepath.Join(t.TempDir(), "decide")
 	program(t, script, `test "$TELEPORT_USERNAME" = carol`)
 	w := start(t, withPAM(t, permitted("auth required pam_exec.so "+script), authenticating))
 	carol := w.carol(t, nil)
@@ -209,7 +209,7 @@ func TestPAMIsLeft(t *testing.T) {
 	if !root {
 		return
 	}
-	dir := moduleDir(t)
+	dir := t.TempDir()
 	slow := filepath.Join(dir, "slow")
 	program(t, slow, `: > `+dir+`/asked; while [ ! -e `+dir+`/go ]; do sleep 0.02; done`)
 	b := newBook(t)
@@ -229,12 +229,6 @@ func TestPAMIsLeft(t *testing.T) {
 	if opened, closed := b.opened(); opened != closed {
 		t.Errorf("sessions opened %d, closed %d", opened, closed)
 	}
-}
-
-// moduleDir is a directory for a module's own files.
-func moduleDir(t testing.TB) string {
-	t.Helper()
-	return must(os.MkdirTemp(pamDir, "module-"))
 }
 
 // What cannot be started is told as it is without PAM, and is no session for long.

@@ -58,7 +58,7 @@ type book struct{ file, script string }
 
 func newBook(t testing.TB) *book {
 	t.Helper()
-	dir := must(os.MkdirTemp(pamDir, "book-"))
+	dir := t.TempDir()
 	b := &book{filepath.Join(dir, "lines"), filepath.Join(dir, "script")}
 	program(t, b.script, `echo "$PAM_TYPE user=$PAM_USER tty=$PAM_TTY rhost=$PAM_RHOST ruser=$PAM_RUSER `+
 		`$TELEPORT_USERNAME/$TELEPORT_LOGIN/$TELEPORT_ROLES EMAIL=$EMAIL" >> `+b.file)
@@ -67,7 +67,7 @@ func newBook(t testing.TB) *book {
 
 func program(t testing.TB, path, script string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil { //nolint:gosec // it is run
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -378,7 +378,7 @@ func TestPAMGroups(t *testing.T) {
 	if !root {
 		return
 	}
-	if err := os.WriteFile("/etc/security/group.conf", []byte("*;*;"+testUser+";Al0000-2400;audio\n"), 0o644); err != nil { //nolint:gosec // as it is
+	if err := os.WriteFile("/etc/security/group.conf", []byte("*;*;"+testUser+";Al0000-2400;audio\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	w := start(t, withPAM(t, permitted("auth optional pam_group.so"), nil))
@@ -412,8 +412,8 @@ func TestPAMCopies(t *testing.T) {
 	}
 	b := newBook(t)
 	// The module says the same for everybody: who is in another world sees another directory.
-	instances := must(os.MkdirTemp("/home", "instances-"))
-	if err := errors.Join(os.Chmod(instances, 0), os.Mkdir("/home/shared", 0o777), os.Chmod("/home/shared", 0o777),
+	const instances = "/home/instances"
+	if err := errors.Join(os.Mkdir(instances, 0), os.Mkdir("/home/shared", 0o777), os.Chmod("/home/shared", 0o777),
 		os.WriteFile("/etc/security/namespace.conf", []byte("/home/shared "+instances+"/ user root\n"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
