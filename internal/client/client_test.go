@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -290,6 +291,53 @@ func TestSessionSignal(t *testing.T) {
 	code, err := s.Run(t.Context(), conn)
 	if err != nil || code != 128+int(unix.SIGUSR1) {
 		t.Errorf("Run() = %d, %v, want %d", code, err, 128+int(unix.SIGUSR1))
+	}
+}
+
+// A node that does not answer, or whose command does not end, does not keep this process
+// from being ended.
+func TestSessionIsTerminated(t *testing.T) {
+	for _, command := range []string{"cat", "silence"} {
+		t.Run(command, func(t *testing.T) {
+			c := clienttest.Start(t)
+			conn, err := newClient(t, c, c.Credentials("alice", time.Hour, "root")).SSH(t.Context(), "root", clienttest.NodeName, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			in, feed := io.Pipe()
+			defer func() { _ = feed.Close() }()
+			out := &watched{want: "ready", seen: make(chan struct{})}
+			s := client.Session{Command: command, Stdin: in, Stdout: out, Stderr: io.Discard}
+			s.SetPatience(100 * time.Millisecond)
+			// Until Run listens, the signal is this test's.
+			signals := make(chan os.Signal, 100)
+			signal.Notify(signals, unix.SIGTERM)
+			defer signal.Stop(signals)
+			ended := make(chan struct{})
+			go func() {
+				if command == "cat" {
+					_, _ = io.WriteString(feed, "ready")
+					<-out.seen
+					_ = unix.Kill(os.Getpid(), unix.SIGTERM)
+					return
+				}
+				for tick := time.NewTicker(20 * time.Millisecond); ; {
+					select {
+					case <-ended:
+						tick.Stop()
+						return
+					case <-tick.C:
+						_ = unix.Kill(os.Getpid(), unix.SIGTERM)
+					}
+				}
+			}()
+			code, err := s.Run(t.Context(), conn)
+			close(ended)
+			if err != nil || code != 128+int(unix.SIGTERM) {
+				t.Errorf("Run() = %d, %v, want %d", code, err, 128+int(unix.SIGTERM))
+			}
+		})
 	}
 }
 

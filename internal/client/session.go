@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -36,6 +38,9 @@ type Session struct {
 	Term           string
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+
+	// patience takes the place of signalPatience if it is not 0.
+	patience time.Duration
 }
 
 // exitSignalBase is added to the number of the signal that ended the command, as
@@ -65,16 +70,8 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, s.signals()...)
 	defer signal.Stop(signals)
-	if s.Command == "" {
-		err = sess.Shell()
-	} else {
-		err = sess.Start(s.Command)
-	}
-	if errors.Is(err, io.EOF) {
-		return 0, fault.Unreachable("the connection ended before the command began")
-	}
-	if err != nil {
-		return 0, fault.Denied("the node refused to run it: %w", err)
+	if code, err := s.start(ctx, sess, signals); code != 0 || err != nil {
+		return code, err
 	}
 	input, hungUp := s.input()
 	go func() {
@@ -84,8 +81,12 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- sess.Wait() }()
 	interrupts := 0
+	var patience <-chan time.Time
+	var last unix.Signal
 	for {
 		select {
+		case <-patience:
+			return exitSignalBase + int(last), nil
 		case err := <-ended:
 			code, err := exitCode(err)
 			return code, lost(client, err)
@@ -109,6 +110,46 @@ func (s *Session) Run(ctx context.Context, client *ssh.Client) (int, error) {
 				return exitSignalBase + int(number), nil // the other side does not react
 			}
 			_ = sess.Signal(signalName(number))
+			if patience == nil && (number == unix.SIGTERM || number == unix.SIGHUP) {
+				// Whoever wants this process to end is not kept waiting by a node.
+				last, patience = number, time.After(cmp.Or(s.patience, signalPatience))
+			}
+		}
+	}
+}
+
+// signalPatience is how long the command has to end after a signal that asks for it.
+const signalPatience = 10 * time.Second
+
+// start asks the node to begin. A node that does not answer does not keep signals from
+// ending this process: then the code is that of the signal.
+func (s *Session) start(ctx context.Context, sess *ssh.Session, signals <-chan os.Signal) (code int, err error) {
+	begun := make(chan error, 1)
+	go func() {
+		if s.Command == "" {
+			begun <- sess.Shell()
+		} else {
+			begun <- sess.Start(s.Command)
+		}
+	}()
+	for {
+		select {
+		case err := <-begun:
+			if errors.Is(err, io.EOF) {
+				return 0, fault.Unreachable("the connection ended before the command began")
+			}
+			if err != nil {
+				return 0, fault.Denied("the node refused to run it: %w", err)
+			}
+			return 0, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		case sig := <-signals:
+			switch sig {
+			case unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT:
+				number, _ := sig.(unix.Signal)
+				return exitSignalBase + int(number), nil
+			}
 		}
 	}
 }
