@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
@@ -20,8 +21,10 @@ import (
 
 const (
 	emitTimeout = 5 * time.Second
-	// emitBatch is how many events go into one call; Auth accepts no more.
+	// emitBatch is how many events go into one call, and emitBytes about how much: Auth
+	// accepts no more.
 	emitBatch = 100
+	emitBytes = 2 << 20
 	// Bounds of what is kept while Auth is away.
 	maxBufferedEvents = 10_000
 	maxBufferedBytes  = 16 << 20
@@ -52,10 +55,15 @@ func NewEmitter(conn grpc.ClientConnInterface, log *slog.Logger) *Emitter {
 
 // Emit stores the events at Auth before it returns. If Auth cannot be reached it
 // keeps them for later and returns nil; if there are too many of those it returns
-// fault.ErrLimit, and if Auth refuses them, why.
+// fault.ErrLimit, and if Auth refuses them, why. An event that has its uid and its time
+// already is taken as it is and must not be changed any more; others are copied.
 func (e *Emitter) Emit(ctx context.Context, events ...*auditv1.Event) error {
 	stamped := make([]*auditv1.Event, len(events))
 	for i, ev := range events {
+		if ev.GetUid() != "" && ev.GetTime() != nil {
+			stamped[i] = ev
+			continue
+		}
 		ev = proto.CloneOf(ev)
 		if ev.GetUid() == "" {
 			ev.Uid = uuid.NewString()
@@ -66,7 +74,7 @@ func (e *Emitter) Emit(ctx context.Context, events ...*auditv1.Event) error {
 		stamped[i] = ev
 	}
 	for len(stamped) > 0 && !e.waiting() {
-		n := min(len(stamped), emitBatch)
+		n := batch(stamped)
 		err := e.send(ctx, stamped[:n])
 		if refused(err) {
 			return err
@@ -158,15 +166,15 @@ func (e *Emitter) flush(ctx context.Context) {
 // deliver sends the oldest batch. Events that Auth refuses are dropped, each alone.
 func (e *Emitter) deliver(ctx context.Context) error {
 	e.mu.Lock()
-	batch := e.buffer[:min(len(e.buffer), emitBatch)]
+	oldest := e.buffer[:batch(e.buffer)]
 	e.mu.Unlock()
-	err := e.send(ctx, batch)
-	if refused(err) && len(batch) > 1 {
-		batch = batch[:1]
-		err = e.send(ctx, batch)
+	err := e.send(ctx, oldest)
+	if refused(err) && len(oldest) > 1 {
+		oldest = oldest[:1]
+		err = e.send(ctx, oldest)
 	}
 	if refused(err) {
-		e.log.ErrorContext(ctx, "auth refused an audit event", "event", batch[0].GetEvent(), "uid", batch[0].GetUid(), "error", err)
+		e.log.ErrorContext(ctx, "auth refused an audit event", "event", oldest[0].GetEvent(), "uid", oldest[0].GetUid(), "error", err)
 		err = nil
 	}
 	if err != nil {
@@ -174,12 +182,41 @@ func (e *Emitter) deliver(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.buffer = e.buffer[len(batch):]
-	e.bytes -= sizeOf(batch)
+	e.buffer = e.buffer[len(oldest):]
+	e.bytes -= sizeOf(oldest)
 	if len(e.buffer) == 0 {
 		e.buffer = nil
 	}
 	return nil
+}
+
+// batch is how many of the events go into the next call: at least one.
+func batch(events []*auditv1.Event) int {
+	bytes := 0
+	for i, ev := range events[:min(len(events), emitBatch)] {
+		if bytes += roughly(ev); bytes > emitBytes && i > 0 {
+			return i
+		}
+	}
+	return min(len(events), emitBatch)
+}
+
+// perField is what a field takes besides its text.
+const perField = 64
+
+// roughly is about the size of an event, at a tenth of the cost of its size.
+func roughly(ev *auditv1.Event) int {
+	n := perField
+	for _, v := range ev.GetFields().GetFields() {
+		n += perField
+		switch k := v.GetKind().(type) {
+		case *structpb.Value_StringValue:
+			n += len(k.StringValue)
+		case *structpb.Value_ListValue, *structpb.Value_StructValue:
+			n += proto.Size(v)
+		}
+	}
+	return n
 }
 
 func sizeOf(events []*auditv1.Event) int {

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	auditv1 "teleport/api/audit/v1"
+	"teleport/internal/audit"
 	"teleport/internal/control"
 	"teleport/internal/fault"
 )
@@ -174,4 +177,23 @@ func sleep(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 1e9)
 	defer cancel()
 	<-ctx.Done()
+}
+
+func TestEmitLargeEvents(t *testing.T) {
+	most := 0
+	e := control.NewEmitter(&fakeAuth{invoke: func(_ context.Context, req any) error {
+		most = max(most, proto.Size(req.(proto.Message)))
+		return nil
+	}}, nil)
+	events := make([]*auditv1.Event, 300)
+	for i := range events {
+		events[i] = audit.New(audit.DatabaseQuery, map[string]any{"db_query": strings.Repeat("x", 16<<10), "db_query_parameters": []string{strings.Repeat("y", 16<<10)}})
+	}
+	if err := e.Emit(t.Context(), events...); err != nil {
+		t.Fatal(err)
+	}
+	// Auth refuses what is longer than 4 MiB.
+	if most > 3<<20 {
+		t.Errorf("a call of %d bytes", most)
+	}
 }

@@ -166,7 +166,7 @@ func (h *session) refuse(ctx context.Context, dbUser, dbName string, d access.De
 		text = fmt.Sprintf("access to database %q%s denied: %s", h.sv.name(), at, text)
 	}
 	h.audit.setBase(dbUser, dbName)
-	e := h.audit.event(audit.DatabaseSessionStartFailure, map[string]any{
+	e := h.audit.framed(audit.DatabaseSessionStartFailure, map[string]any{
 		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule, "db_labels": h.sv.labels(),
 	})
 	e.Time = nil

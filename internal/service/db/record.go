@@ -23,9 +23,12 @@ type record struct {
 	// uid is the beginning of the uids of the session's events.
 	uid uuid.UUID
 
-	mu   sync.Mutex
-	base map[string]*structpb.Value
-	next int64
+	mu sync.Mutex
+	// base are the fields of every event, frame those that only its first and its last
+	// event have besides: each field of each event is paid for five times over on its way
+	// to the log.
+	base, frame map[string]*structpb.Value
+	next        int64
 }
 
 func newRecord(h *session) *record {
@@ -37,15 +40,17 @@ func newRecord(h *session) *record {
 // setBase makes the fields that all events of the session have.
 func (r *record) setBase(dbUser, dbName string) {
 	h := r.h
-	fields := map[string]any{
-		"user": h.user.User.Name, "sid": h.id, "namespace": "default", "server_id": h.s.cfg.Holder.HostID(), "server_hostname": h.s.cfg.Hostname,
-		"addr.remote": h.conn.ClientAddr, "db_service": h.sv.name(), "db_protocol": h.protocol(), "db_uri": h.sv.db.GetSpec().GetUri(),
-		"db_user": dbUser, "db_name": dbName,
+	values := func(fields map[string]any) map[string]*structpb.Value {
+		return audit.New(audit.DatabaseSessionStart, fields).GetFields().GetFields()
 	}
-	base := audit.New(audit.DatabaseSessionStart, fields).GetFields().GetFields()
+	base := values(map[string]any{
+		"user": h.user.User.Name, "sid": h.id, "server_id": h.s.cfg.Holder.HostID(),
+		"db_service": h.sv.name(), "db_protocol": h.protocol(), "db_uri": h.sv.db.GetSpec().GetUri(), "db_user": dbUser, "db_name": dbName,
+	})
+	frame := values(map[string]any{"namespace": "default", "server_hostname": h.s.cfg.Hostname, "addr.remote": h.conn.ClientAddr})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.base = base
+	r.base, r.frame = base, frame
 }
 
 // stamp returns the session's next event, without fields.
@@ -74,6 +79,15 @@ func (r *record) event(k audit.Kind, more map[string]any) *auditv1.Event {
 	return e
 }
 
+// framed makes an event with all that is known of the session.
+func (r *record) framed(k audit.Kind, more map[string]any) *auditv1.Event {
+	e := r.event(k, more)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.Copy(e.Fields.Fields, r.frame)
+	return e
+}
+
 // lost ends the session: what happens in it can no longer be recorded.
 func (r *record) lost(err error) {
 	r.h.s.cfg.Log.Error("events of a database session are not in the audit log, the session is ended", "sid", r.h.id, "error", err)
@@ -92,7 +106,7 @@ func (r *record) queue(e *auditv1.Event, texts int) {
 // until that is stored.
 func (r *record) start(labels map[string]string) {
 	done := make(chan error, 1)
-	e := r.event(audit.DatabaseSessionStart, map[string]any{"success": true, "db_labels": labels, "session_start": r.h.began})
+	e := r.framed(audit.DatabaseSessionStart, map[string]any{"success": true, "db_labels": labels, "session_start": r.h.began})
 	r.h.s.recorder.add(queued{event: e, size: eventSize, done: done, lost: r.lost}, true)
 	hold := func() error { return <-done }
 	r.h.client.hold.Store(&hold)
@@ -104,7 +118,7 @@ func (r *record) end() {
 	if reason := r.h.reason.Load(); reason != nil {
 		fields["reason"] = *reason
 	}
-	r.queue(r.event(audit.DatabaseSessionEnd, fields), 0)
+	r.queue(r.framed(audit.DatabaseSessionEnd, fields), 0)
 }
 
 const (
