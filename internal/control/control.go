@@ -231,13 +231,14 @@ func (r *runner) talk(ctx context.Context, st stream, in *inbox, done <-chan err
 	for {
 		select {
 		case <-ctx.Done():
+			// The sessions end with the process, whoever serves on.
+			if err := sessions.send(st, nil); err != nil {
+				return err
+			}
 			if r.cfg.Keep != nil && r.cfg.Keep() {
 				return st.CloseSend()
 			}
 			if err := sent.update(st, nil); err != nil {
-				return err
-			}
-			if err := sessions.send(st, nil); err != nil {
 				return err
 			}
 			return st.CloseSend()

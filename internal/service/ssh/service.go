@@ -112,7 +112,18 @@ func New(cfg Config) (*Service, error) {
 		Here: "this host", LockedOut: cfg.Cache.LockedOut, Refused: m.rejected.Inc,
 	})
 	s.live = sshaccess.NewRegistry[*connection](s.guard)
-	s.server, err = sshd.New(sshd.Config{
+	if s.server, err = sshd.New(s.sshdConfig()); err != nil {
+		return nil, err
+	}
+	if s.arrivals, err = newArrivals(s.siblings); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// sshdConfig is how SSH is served.
+func (s *Service) sshdConfig() sshd.Config {
+	return sshd.Config{
 		HostSigners:  s.hostSigners,
 		Authenticate: s.guard.Authenticate,
 		Authorize:    s.authorize,
@@ -123,15 +134,8 @@ func New(cfg Config) (*Service, error) {
 		AcceptEnv:    acceptEnv,
 		Version:      software,
 		KillAfter:    killAfter,
-		Log:          cfg.Log,
-	})
-	if err != nil {
-		return nil, err
+		Log:          s.cfg.Log,
 	}
-	if s.arrivals, err = newArrivals(s.siblings); err != nil {
-		return nil, err
-	}
-	return s, nil
 }
 
 // Name returns "ssh".

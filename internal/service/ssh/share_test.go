@@ -229,14 +229,19 @@ func withCompany(t testing.TB, policies ...*typesv1.SessionRequirePolicy) (w *wo
 	dev.Spec.Allow.RequireSessionJoin = policies
 	w.setRole(dev)
 	for name, modes := range map[string][]string{"helper": {"observer", "peer"}, "auditor": {"observer", "moderator"}} {
-		r := types.New(types.KindRole, name).(*typesv1.Role)
-		r.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{JoinSessions: []*typesv1.SessionJoinPolicy{
-			{Name: name, Roles: []string{"dev"}, Kinds: []string{"ssh"}, Modes: modes},
-		}}}
-		w.setRole(r)
+		w.setRole(joins(name, modes...))
 	}
 	w.cache.Synced(2)
 	return w, w.alice(t), w.person(t, "bob", []string{types.LoginJoin}, []string{"helper"}, nil), w.person(t, "mia", []string{types.LoginJoin}, []string{"auditor"}, nil)
+}
+
+// joins makes a role that joins sessions of holders of dev.
+func joins(name string, modes ...string) *typesv1.Role {
+	r := types.New(types.KindRole, name).(*typesv1.Role)
+	r.Spec = &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{JoinSessions: []*typesv1.SessionJoinPolicy{
+		{Name: name, Roles: []string{"dev"}, Kinds: []string{"ssh"}, Modes: modes},
+	}}}
+	return r
 }
 
 func oversight(leave string) *typesv1.SessionRequirePolicy {

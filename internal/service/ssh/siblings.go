@@ -1,6 +1,7 @@
 package ssh
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,7 +50,7 @@ func (s *Service) serveSiblings(ctx context.Context) {
 		conns.Go(func() {
 			defer nc.Close()
 			if err := s.serveSibling(ctx, nc); err != nil {
-				s.cfg.Log.DebugContext(ctx, "connection of another process not resumed", "error", err)
+				s.cfg.Log.DebugContext(ctx, "connection of another process not served", "error", err)
 			}
 		})
 	})
@@ -76,7 +78,7 @@ func listenSibling(path string) (net.Listener, error) {
 }
 
 // serveSibling handles one connection: a line with the address of the client, then
-// what the client said.
+// what the client said; or somebody who joins a session.
 func (s *Service) serveSibling(ctx context.Context, nc net.Conn) error {
 	if err := ownProcess(nc); err != nil {
 		return err
@@ -86,23 +88,37 @@ func (s *Service) serveSibling(ctx context.Context, nc net.Conn) error {
 	if err := nc.SetDeadline(time.Now().Add(siblingTimeout)); err != nil {
 		return err
 	}
-	var addr []byte
-	for one := make([]byte, 1); ; addr = append(addr, one[0]) {
-		if _, err := io.ReadFull(nc, one); err != nil || len(addr) > maxSiblingAddr {
-			return fault.Invalid("another process did not say who the client is: %w", err)
-		}
-		if one[0] == '\n' {
-			break
-		}
-	}
-	//nolint:contextcheck // the connection outlives the call, and ends by Close
-	over, err := s.arrivals.resume.Resume(fromClient(nc, string(addr)))
+	first, err := firstOf(nc)
 	if err != nil {
 		return err
 	}
-	s.cfg.Log.InfoContext(ctx, "ssh connection resumed through another process", "remote", string(addr))
+	if strings.HasPrefix(first, joinVerb) {
+		return s.serveJoin(ctx, nc, first)
+	}
+	//nolint:contextcheck // the connection outlives the call, and ends by Close
+	over, err := s.arrivals.resume.Resume(fromClient(nc, first))
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.InfoContext(ctx, "ssh connection resumed through another process", "remote", first)
 	<-over
 	return nil
+}
+
+// firstOf reads the first line, and not a byte more: an address, or somebody who joins.
+func firstOf(nc net.Conn) (string, error) {
+	var line []byte
+	for one := make([]byte, 1); ; line = append(line, one[0]) {
+		_, err := io.ReadFull(nc, one)
+		switch {
+		case err != nil:
+			return "", fault.Invalid("another process did not say who the client is: %w", err)
+		case one[0] == '\n':
+			return string(line), nil
+		case len(line) > maxJoinLine, len(line) > maxSiblingAddr && !bytes.HasPrefix(line, []byte(joinVerb)):
+			return "", fault.Limit("another process said too much")
+		}
+	}
 }
 
 // ownProcess refuses a connection that is not from a process of this user.
@@ -126,8 +142,15 @@ func ownProcess(nc net.Conn) error {
 	return nil
 }
 
-// siblings opens connections to the other processes of this host, one after the other.
+// siblings opens connections to the other processes of this host, one after the other,
+// for a client at the address that comes back.
 func (s *Service) siblings(from net.Addr) iter.Seq[net.Conn] {
+	return s.dialSiblings(from.String() + "\n")
+}
+
+// dialSiblings opens connections to the other processes of this host, one after the
+// other, and says the first line.
+func (s *Service) dialSiblings(first string) iter.Seq[net.Conn] {
 	return func(yield func(net.Conn) bool) {
 		if s.cfg.Siblings == "" {
 			return
@@ -148,7 +171,7 @@ func (s *Service) siblings(from net.Addr) iter.Seq[net.Conn] {
 				continue
 			}
 			_ = nc.SetDeadline(time.Now().Add(siblingTimeout))
-			if _, err := io.WriteString(nc, from.String()+"\n"); err != nil {
+			if _, err := io.WriteString(nc, first); err != nil {
 				_ = nc.Close()
 				continue
 			}
