@@ -237,18 +237,18 @@ func TestLocalPort(t *testing.T) {
 		}
 		return n
 	}
-	first := port(h, p, types.KindDatabase, "orders")
+	first := port(h, p, types.KindDatabase, "of-test-local-port")
 	if first < 20000 || first >= 30000 {
 		t.Errorf("port %d", first)
 	}
-	if again := port(h, p, types.KindDatabase, "orders"); again != first {
+	if again := port(h, p, types.KindDatabase, "of-test-local-port"); again != first {
 		t.Errorf("port %d, then %d", first, again)
 	}
 	// The same on another machine, for another user, through another Proxy.
-	if other := port(newHome(t), client.Profile{Proxy: "p2:443", User: "bob", Cluster: "hub"}, types.KindDatabase, "orders"); other != first {
+	if other := port(newHome(t), client.Profile{Proxy: "p2:443", User: "bob", Cluster: "hub"}, types.KindDatabase, "of-test-local-port"); other != first {
 		t.Errorf("port %d, elsewhere %d", first, other)
 	}
-	seen := map[uint16]string{first: "orders"}
+	seen := map[uint16]string{first: "of-test-local-port"}
 	for _, name := range []string{"a", "b", "c", "d"} {
 		for _, kind := range []string{types.KindApp, types.KindDatabase} {
 			n := port(h, p, kind, name)
@@ -264,12 +264,12 @@ func TestLocalPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := port(h2, p, types.KindDatabase, "orders")
+	second := port(h2, p, types.KindDatabase, "of-test-local-port")
 	if second == first {
 		t.Errorf("the port %d is taken", first)
 	}
 	_ = ln.Close()
-	if again := port(h2, p, types.KindDatabase, "orders"); again != second {
+	if again := port(h2, p, types.KindDatabase, "of-test-local-port"); again != second {
 		t.Errorf("port %d, then %d", second, again)
 	}
 	if _, err := h.LocalPort(ctx, p, types.KindDatabase, "../x"); err == nil {
@@ -278,7 +278,7 @@ func TestLocalPort(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.Dir(), "local_ports.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.LocalPort(ctx, p, types.KindDatabase, "orders"); err == nil || !strings.Contains(err.Error(), "correct or delete it") {
+	if _, err := h.LocalPort(ctx, p, types.KindDatabase, "of-test-local-port"); err == nil || !strings.Contains(err.Error(), "correct or delete it") {
 		t.Errorf("a damaged file: %v", err)
 	}
 }

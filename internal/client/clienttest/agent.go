@@ -13,6 +13,7 @@ import (
 	appv1 "teleport/api/app/v1"
 	databasev1 "teleport/api/database/v1"
 	proxyv1 "teleport/api/proxy/v1"
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
@@ -120,15 +121,20 @@ type databaseService struct {
 	c *Cluster
 }
 
-// CertifyUser certifies for every database but "none".
+// CertifyUser certifies for every database but "none"; one that is no resource speaks
+// PostgreSQL's protocol.
 func (s databaseService) CertifyUser(ctx context.Context, req *databasev1.CertifyUserRequest) (*databasev1.CertifyUserResponse, error) {
 	if req.GetDatabase() == "none" {
 		return nil, fault.NotFound("there is no database %q that you may use", req.GetDatabase())
 	}
+	protocol := types.ProtocolPostgres
+	if server, ok := s.c.Resources.Get(types.KindDatabaseServer, types.ServerName(req.GetDatabase(), AgentID)).(*typesv1.DatabaseServer); ok {
+		protocol = server.GetSpec().GetDatabase().GetSpec().GetProtocol()
+	}
 	der, expires, err := s.c.sign(ctx, req.GetTlsKey(), func(u *identity.User) {
 		u.Database = &identity.DatabaseRoute{
-			Service: req.GetDatabase(), Protocol: types.ProtocolPostgres, User: req.GetDbUser(), Name: req.GetDbName(), Roles: req.GetDbRoles(),
+			Service: req.GetDatabase(), Protocol: protocol, User: req.GetDbUser(), Name: req.GetDbName(), Roles: req.GetDbRoles(),
 		}
 	})
-	return &databasev1.CertifyUserResponse{Certificate: der, Expires: timestamppb.New(expires), Protocol: types.ProtocolPostgres}, err
+	return &databasev1.CertifyUserResponse{Certificate: der, Expires: timestamppb.New(expires), Protocol: protocol}, err
 }
