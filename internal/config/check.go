@@ -1,6 +1,11 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+
+	typesv1 "teleport/api/types/v1"
+)
 
 // position is a place in a file.
 type position struct{ line, column int }
@@ -25,6 +30,14 @@ func (c *Config) Check() error {
 	}
 	if !c.Auth.Enabled && c.Version != V3 && c.AuthServer == "" && c.ProxyServer == "" {
 		c.AuthServer = fmt.Sprintf("127.0.0.1:%d", DefaultAuthPort)
+	}
+	for section, idle := range map[string]bool{
+		"app_service": c.App.Enabled && !c.App.Debug && len(c.App.Apps)+len(c.App.Matchers) == 0,
+		"db_service":  c.DB.Enabled && len(c.DB.Databases)+len(c.DB.Matchers) == 0,
+	} {
+		if idle {
+			c.Warnings = append(c.Warnings, section+" is enabled and serves nothing: name what it is to serve, or say by resources which of the cluster's it takes")
+		}
 	}
 	return nil
 }
@@ -96,9 +109,21 @@ func (ck *checker) values(c *Config) {
 }
 
 func (ck *checker) services(c *Config) {
-	if !c.Auth.Enabled && !c.Proxy.Enabled && !c.SSH.Enabled {
-		ck.add([]string{"ssh_service.enabled", "proxy_service.enabled", "auth_service.enabled"},
-			"nothing to run: expected at least one of auth_service, proxy_service and ssh_service to be enabled")
+	if !c.Auth.Enabled && !c.Proxy.Enabled && !c.SSH.Enabled && !c.App.Enabled && !c.DB.Enabled {
+		ck.add([]string{"ssh_service.enabled", "app_service.enabled", "db_service.enabled", "proxy_service.enabled", "auth_service.enabled"},
+			"nothing to run: expected at least one of auth_service, proxy_service, ssh_service, app_service and db_service to be enabled")
+	}
+	for _, s := range []struct {
+		name string
+		on   bool
+	}{{"app_service", c.App.Enabled}, {"db_service", c.DB.Enabled}} {
+		if s.on && c.Auth.Enabled && !c.Proxy.Enabled {
+			ck.add([]string{s.name + ".enabled", s.name}, "it is reached through a Proxy only, and this process runs an Auth Service without one: "+
+				"set proxy_service.enabled to yes, or run it in a process of its own with teleport.proxy_server")
+		}
+	}
+	if c.App.Enabled && c.App.Debug && slices.ContainsFunc(c.App.Apps, func(a *typesv1.App) bool { return a.GetMetadata().GetName() == DebugApp }) {
+		ck.add([]string{"app_service.debug_app"}, "the name of the debugging application, %q, is another application's: rename that one", DebugApp)
 	}
 }
 

@@ -68,6 +68,8 @@ type Config struct {
 	Auth     AuthConfig
 	Proxy    ProxyConfig
 	SSH      SSHConfig
+	App      AppConfig
+	DB       DatabaseConfig
 	// Warnings are one-line remarks for the operator, to be logged at start.
 	Warnings []string
 

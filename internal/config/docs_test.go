@@ -26,6 +26,17 @@ func TestReferenceIsComplete(t *testing.T) {
 			"enabled", "listen_addr", "public_addr", "labels", "commands", "port_forwarding", "ssh_file_copy", "disable_create_host_user", "x11.enabled",
 			"x11.display_offset", "x11.max_display", "pam.enabled", "pam.service_name", "pam.use_pam_auth", "pam.environment",
 		},
+		"app_service": {
+			"enabled", "debug_app", "resources[].labels", "apps[].name", "apps[].description", "apps[].uri", "apps[].public_addr", "apps[].labels",
+			"apps[].commands", "apps[].insecure_skip_verify", "apps[].required_apps", "apps[].cors", "apps[].rewrite.redirect", "apps[].rewrite.headers",
+			"apps[].rewrite.jwt_claims",
+		},
+		"db_service": {
+			"enabled", "resources[].labels", "databases[].name", "databases[].description", "databases[].protocol", "databases[].uri", "databases[].static_labels",
+			"databases[].dynamic_labels", "databases[].tls.mode", "databases[].tls.server_name", "databases[].tls.ca_cert_file",
+			"databases[].tls.trust_system_cert_pool", "databases[].mysql.server_version", "databases[].admin_user.name",
+			"databases[].admin_user.default_database", "databases[].refuse_unknown_messages",
+		},
 	}
 	for _, sec := range sectionSchemas(cfg) {
 		_, text, found := strings.Cut(doc, "\n## "+sec.name+"\n")
@@ -35,7 +46,7 @@ func TestReferenceIsComplete(t *testing.T) {
 		}
 		text, _, _ = strings.Cut(text, "\n## ")
 		for _, key := range acted[sec.name] {
-			if top, _, _ := strings.Cut(key, "."); sec.keys[top] == nil {
+			if top, _, _ := strings.Cut(key, "."); sec.keys[strings.TrimSuffix(top, "[]")] == nil {
 				t.Errorf("%s.%s is documented but not a key", sec.name, key)
 			}
 			if !strings.Contains(text, "\n| `"+key+"` |") {
@@ -55,6 +66,7 @@ func TestReferenceIsComplete(t *testing.T) {
 func TestKnownKeysSayNotSupportedYet(t *testing.T) {
 	for section, keys := range map[string]schema{
 		"teleport": knownTeleport(), "auth_service": knownAuth(), "proxy_service": knownProxy(), "ssh_service": knownSSH(),
+		"app_service": knownApp(), "db_service": knownDB(),
 	} {
 		for key := range keys {
 			for _, val := range []string{"something-else", "{enabled: perhaps}", "[a]"} {
@@ -64,6 +76,14 @@ func TestKnownKeysSayNotSupportedYet(t *testing.T) {
 				} else if strings.Contains(err.Error(), section+"."+key+": unknown key") {
 					t.Errorf("%s.%s: %s is called unknown: %v", section, key, val, err)
 				}
+			}
+		}
+	}
+	for list, keys := range map[string]schema{"app_service: {apps": knownOneApp(), "db_service: {databases": knownOneDB()} {
+		for key := range keys {
+			_, err := Parse("t", []byte("version: v3\n"+list+": [{name: x, "+key+": {a: b}}]}\n"))
+			if err == nil || strings.Contains(err.Error(), key+": unknown key") {
+				t.Errorf("%s: %s: %v", list, key, err)
 			}
 		}
 	}

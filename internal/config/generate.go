@@ -22,7 +22,7 @@ import (
 type GenerateParams struct {
 	// Version is V3, the default, and nothing else.
 	Version string
-	// Roles are those of Auth, Proxy and Node; none means all three.
+	// Roles are those of Auth, Proxy, Node, App and Db; none means the first three.
 	Roles []types.SystemRole
 	// Token is a join token or the absolute path of a file with it.
 	Token string
@@ -43,12 +43,17 @@ type GenerateParams struct {
 	PublicAddr string
 	CertFile   string
 	KeyFile    string
+	// App is served by the Application Service, and DB by the Database Service; they need
+	// its role. Without one, and without a matcher, those services serve what the cluster
+	// has.
+	App AppParams
+	DB  DatabaseParams
 }
 
 func (p *GenerateParams) has(r types.SystemRole) bool { return slices.Contains(p.Roles, r) }
 
 // Generate writes a configuration file. What it returns is always accepted by
-// Parse; when the parameters do not go together, it says which.
+// Parse, if the files that it names are there; when the parameters do not go together, it says which.
 func Generate(p GenerateParams) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -59,10 +64,12 @@ func Generate(p GenerateParams) ([]byte, error) {
 	p.writeAuth(&w)
 	p.writeProxy(&w)
 	p.writeSSH(&w)
+	p.writeApp(&w)
+	p.writeDB(&w)
 	if w.odd != "" {
 		return nil, fault.Invalid("bad value for %s: line breaks and control characters are not allowed", w.odd)
 	}
-	if _, err := Parse("", w.Bytes()); err != nil {
+	if _, err := parse(&decoder{elsewhere: true}, w.Bytes()); err != nil {
 		return nil, withoutPlaces(err)
 	}
 	return w.Bytes(), nil
@@ -89,8 +96,8 @@ func (p *GenerateParams) check() error {
 		p.Roles = []types.SystemRole{types.RoleAuth, types.RoleProxy, types.RoleNode}
 	}
 	for _, r := range p.Roles {
-		if r != types.RoleAuth && r != types.RoleProxy && r != types.RoleNode {
-			return fault.Unsupported("--roles: %s is not supported yet: expected some of auth, node, proxy", r.Flag())
+		if !slices.Contains(runnable(), r) {
+			return fault.Unsupported("--roles: %s is not supported yet: expected some of %s", r.Flag(), Runnable())
 		}
 	}
 	if p.JoinMethod == "" {
@@ -122,7 +129,10 @@ func (p *GenerateParams) check() error {
 	case !p.has(types.RoleNode) && len(p.NodeLabels) > 0:
 		return fault.Invalid("--node-labels needs the node role")
 	}
-	for _, path := range []string{p.CertFile, p.KeyFile, p.DataDir} {
+	if err := p.checkServed(); err != nil {
+		return err
+	}
+	for _, path := range []string{p.CertFile, p.KeyFile, p.DataDir, p.DB.CACertFile} {
 		if path != "" && !filepath.IsAbs(path) {
 			return fault.Invalid("bad path %q: expected an absolute path", path)
 		}
@@ -199,12 +209,7 @@ func (p *GenerateParams) writeSSH(w *yamlWriter) {
 	if !p.has(types.RoleNode) {
 		return
 	}
-	if len(p.NodeLabels) > 0 {
-		w.line(1, "labels:")
-		for _, k := range slices.Sorted(maps.Keys(p.NodeLabels)) {
-			w.pair(2, strconv.Quote(k), p.NodeLabels[k])
-		}
-	}
+	w.labels(1, "labels", p.NodeLabels)
 	w.line(1, "commands:")
 	w.line(1, "- name: hostname")
 	w.line(2, "command: [hostname]")
@@ -228,6 +233,20 @@ func (w *yamlWriter) pair(level int, key, val string) {
 		w.odd = key
 	}
 	w.line(level, key+": "+quoteYAML(val))
+}
+
+func (w *yamlWriter) labels(level int, key string, labels map[string]string) {
+	if len(labels) == 0 {
+		return
+	}
+	w.line(level, key+":")
+	w.labelLines(level+1, labels)
+}
+
+func (w *yamlWriter) labelLines(level int, labels map[string]string) {
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		w.pair(level, strconv.Quote(k), labels[k])
+	}
 }
 
 func (w *yamlWriter) enabled(section string, on bool) {

@@ -40,12 +40,31 @@ func TestGenerateGolden(t *testing.T) {
 		"node_direct": {
 			NodeName: "host", Roles: []types.SystemRole{types.RoleNode}, Token: "/etc/token", AuthServer: "192.0.2.1:3025", CAPins: []string{pin},
 		},
+		"app": {
+			NodeName: "host", Roles: []types.SystemRole{types.RoleApp}, Token: "/etc/token", ProxyServer: "teleport.example.com:443",
+			App: config.AppParams{Name: "grafana", URI: "http://localhost:3000", PublicAddr: "grafana.example.com", Labels: map[string]string{"env": "prod"}},
+		},
+		"app_and_db": {
+			NodeName: "host", Roles: []types.SystemRole{types.RoleApp, types.RoleDB}, Token: "/etc/token", ProxyServer: "teleport.example.com:443",
+		},
+		"db": {
+			NodeName: "host", Roles: []types.SystemRole{types.RoleDB}, Token: "/etc/token", ProxyServer: "teleport.example.com:443",
+			DB: config.DatabaseParams{
+				Name: "sales", Protocol: "postgres", URI: "db.internal:5432", Description: `the "orders"`, Labels: map[string]string{"env": "prod"},
+				CACertFile: "/not/here.pem", TrustSystemCertPool: true,
+				Matchers: []map[string]string{{"env": "prod", "team": "a"}, {"*": "*"}},
+			},
+		},
 		"proxy": {
 			NodeName: "host", Roles: []types.SystemRole{types.RoleProxy}, Token: "t", AuthServer: "a:3025", CAPins: []string{pin, pin}, DataDir: "/data",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, _ := generate(t, p)
+			data, err := config.Generate(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := string(data)
 			golden(t, "testdata/generate/"+name+".golden", text)
 		})
 	}
@@ -75,14 +94,23 @@ func TestGenerateDefaultsToACluster(t *testing.T) {
 }
 
 func TestGenerateRefusals(t *testing.T) {
-	node := []types.SystemRole{types.RoleNode}
+	node, app, db := []types.SystemRole{types.RoleNode}, []types.SystemRole{types.RoleApp}, []types.SystemRole{types.RoleDB}
 	for name, tt := range map[string]struct {
 		params config.GenerateParams
 		want   string
 		kind   error
 	}{
 		"old_version":          {config.GenerateParams{Version: "v1"}, "--version", fault.ErrInvalid},
-		"unsupported_role":     {config.GenerateParams{Roles: []types.SystemRole{types.RoleApp}}, "--roles: app", fault.ErrUnsupported},
+		"unsupported_role":     {config.GenerateParams{Roles: []types.SystemRole{types.RoleKube}}, "--roles: kube", fault.ErrUnsupported},
+		"app_of_node":          {config.GenerateParams{Roles: node, ProxyServer: "a:1", App: config.AppParams{Name: "a", URI: "http://a"}}, "--roles=app", fault.ErrInvalid},
+		"app_without_uri":      {config.GenerateParams{Roles: app, ProxyServer: "a:1", App: config.AppParams{Name: "a"}}, "--app-uri", fault.ErrInvalid},
+		"app_without_name":     {config.GenerateParams{Roles: app, ProxyServer: "a:1", App: config.AppParams{PublicAddr: "a"}}, "--app-name", fault.ErrInvalid},
+		"bad_app":              {config.GenerateParams{Roles: app, ProxyServer: "a:1", App: config.AppParams{Name: "A", URI: "ftp://a"}}, "app_service.apps[0].uri", fault.ErrInvalid},
+		"db_without_protocol":  {config.GenerateParams{Roles: db, ProxyServer: "a:1", DB: config.DatabaseParams{Name: "a", URI: "a:1"}}, "--protocol", fault.ErrInvalid},
+		"db_without_name":      {config.GenerateParams{Roles: db, ProxyServer: "a:1", DB: config.DatabaseParams{URI: "a:1"}}, "--name", fault.ErrInvalid},
+		"bad_db":               {config.GenerateParams{Roles: db, ProxyServer: "a:1", DB: config.DatabaseParams{Name: "a", URI: "a:1", Protocol: "x"}}, "databases[0].protocol", fault.ErrInvalid},
+		"relative_ca":          {config.GenerateParams{Roles: db, ProxyServer: "a:1", DB: config.DatabaseParams{Name: "a", URI: "a:1", Protocol: "redis", CACertFile: "a"}}, "absolute", fault.ErrInvalid},
+		"app_without_proxy":    {config.GenerateParams{Roles: []types.SystemRole{types.RoleAuth, types.RoleApp}}, "reached through a Proxy only", fault.ErrInvalid},
 		"unknown_method":       {config.GenerateParams{Roles: node, ProxyServer: "a:1", JoinMethod: "ldap"}, "--join-method", fault.ErrInvalid},
 		"auth_with_proxy":      {config.GenerateParams{ProxyServer: "a:1"}, "add --roles=node", fault.ErrInvalid},
 		"two_addresses":        {config.GenerateParams{Roles: node, ProxyServer: "a:1", AuthServer: "b:1"}, "not both", fault.ErrInvalid},

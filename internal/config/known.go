@@ -78,8 +78,6 @@ func known(words []string, s string) bool {
 // idleSections are the services of other versions.
 func idleSections() schema {
 	return schema{
-		"app_service": idle("debug_app", "mcp_demo_server", "resources", "apps"),
-		"db_service":  idle("resources", "aws", "azure", "databases"),
 		"kubernetes_service": idle("listen_addr", "public_addr", "kubeconfig_file", "kube_cluster_name", "resources", "labels",
 			"commands"),
 		"windows_desktop_service": idle("listen_addr", "public_addr", "ldap", "pki_domain", "kdc_address", "static_hosts",
@@ -178,4 +176,28 @@ func knownSSH() schema {
 		"public_key_path":    unsupported,
 		"reverse_tunnels":    unsupported,
 	}
+}
+
+func knownApp() schema { return schema{"mcp_demo_server": only("no")} }
+
+func knownOneApp() schema {
+	s := all(unsupported, "cloud", "aws", "tcp_ports", "mcp", "identity_center")
+	s["use_any_proxy_public_addr"] = only("no")
+	return s
+}
+
+func knownDB() schema { return all(nothing, "aws", "azure", "gcp") }
+
+func knownOneDB() schema {
+	s := all(unsupported, "aws", "gcp", "ad", "azure", "oracle")
+	s["ca_cert_file"] = func(v value) { v.d.problem(v.keyAt(), v.path, "not a key of this place: it stands under tls") }
+	s["labels"] = func(v value) {
+		v.d.problem(v.keyAt(), v.path, "not a key of this place: the labels of a database are static_labels and dynamic_labels")
+	}
+	return s
+}
+
+// nothing accepts a list of what we lack, as long as it is empty.
+func nothing(v value) {
+	v.list("nothing", func(e value) { e.bad("not supported yet: remove this key, and name the resources one by one") })
 }

@@ -136,7 +136,9 @@ func (v value) list(what string, each func(value)) {
 			return
 		}
 		for i, e := range n.Values {
-			each(value{d: v.d, node: e, path: v.path + "[" + strconv.Itoa(i) + "]"})
+			path := v.path + "[" + strconv.Itoa(i) + "]"
+			v.d.at[path] = nodePosition(e)
+			each(value{d: v.d, node: e, path: path})
 		}
 	default:
 		v.bad("expected a list of %s, found %s", what, describe(n))

@@ -51,12 +51,16 @@ func Load(path string, edits ...Edit) (*Config, error) {
 // The name of the file is for messages. The error is an *Error with every
 // problem.
 func Parse(file string, data []byte, edits ...Edit) (*Config, error) {
-	d := &decoder{file: file, anchors: map[string]ast.Node{}, at: map[string]position{}}
+	return parse(&decoder{file: file}, data, edits...)
+}
+
+func parse(d *decoder, data []byte, edits ...Edit) (*Config, error) {
+	d.anchors, d.at = map[string]ast.Node{}, map[string]position{}
 	cfg := d.decode(data)
 	if err := asError(d.problems); err != nil {
 		return nil, err
 	}
-	cfg.source = source{file: file, at: d.at}
+	cfg.source = source{file: d.file, at: d.at}
 	cfg.Warnings = d.warnings
 	for _, edit := range edits {
 		if err := edit(cfg); err != nil {
@@ -78,6 +82,8 @@ type decoder struct {
 	at       map[string]position
 	visits   int
 	aliases  int
+	// elsewhere: the file is for another machine, so files that it names are not read.
+	elsewhere bool
 }
 
 // decode never returns nil; what it returns is good only without problems.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"teleport/internal/config"
 	"teleport/internal/fault"
@@ -147,8 +148,10 @@ func TestEverything(t *testing.T) {
 				Environment: map[string]string{"EMAIL": "{{external.email}}", "LOGINS": "may be {{internal.logins}}", "SITE": "12"},
 			},
 		},
+		App: everyApp(),
+		DB:  everyDatabase(),
 	}
-	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config.Config{})); d != "" {
+	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(config.Config{}), protocmp.Transform()); d != "" {
 		t.Errorf("config (-want +got):\n%s", d)
 	}
 	if got.DatabaseFile() != "/srv/db/sqlite.db" || got.LocalSocket() != "/var/lib/teleport-1/auth.sock" || got.File() != "testdata/valid/everything.yaml" {

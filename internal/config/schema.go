@@ -22,6 +22,8 @@ func sectionSchemas(c *Config) []section {
 		{"auth_service", authSchema(&c.Auth)},
 		{"proxy_service", proxySchema(&c.Proxy)},
 		{"ssh_service", sshSchema(&c.SSH)},
+		{"app_service", appSchema(&c.App)},
+		{"db_service", dbSchema(&c.DB)},
 	}
 }
 
