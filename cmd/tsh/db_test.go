@@ -308,6 +308,9 @@ func TestDBExec(t *testing.T) {
 		Failure   int
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "summary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := json.Unmarshal(data, &summary); err != nil || summary.Failure != 1 || summary.Databases[0].ExitCode != 1 {
 		t.Errorf("summary: %s, %v", data, err)
 	}

@@ -39,7 +39,7 @@ func newProxyApp(a *app) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	o.choosing.flags(f, "application")
+	o.flags(f, "application")
 	f.StringVarP(&o.port, "port", "p", "", "port on 127.0.0.1, and perhaps that of the application: PORT[:TARGET]; 0 is any that is free")
 	return cmd
 }

@@ -19,9 +19,10 @@ import (
 )
 
 const (
-	// ALPNHTTP and ALPNHTTP2 are what a local proxy asks the agent of an HTTP
-	// application for.
-	ALPNHTTP, ALPNHTTP2 = "http/1.1", "h2"
+	// ALPNHTTP is what a local proxy asks the agent of an HTTP application for.
+	ALPNHTTP = "http/1.1"
+	// ALPNHTTP2 is the same for programs that speak HTTP/2.
+	ALPNHTTP2 = "h2"
 
 	headTime   = 30 * time.Second
 	idleTime   = 2 * time.Minute
@@ -128,11 +129,8 @@ func (a *LocalApp) failed(w http.ResponseWriter, r *http.Request, err error) {
 
 // writeProblem answers a request in the place of the application.
 func writeProblem(w http.ResponseWriter, status int, text string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, "Teleport: "+text+"\n")
+	http.Error(w, "Teleport: "+text, status)
 }
 
 // byVersion sends a request on in the version of HTTP that it came in.
