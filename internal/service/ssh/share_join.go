@@ -254,6 +254,7 @@ func (p *party) run(o *outlet, se *sshd.Session, start func(func())) {
 // listen acts on what somebody who joined types, and closes left when they leave.
 func (p *party) listen(a *attendee, left chan<- struct{}) {
 	buf := make([]byte, 1<<10)
+	var own keyboard
 	for {
 		n, err := a.se.Read(buf)
 		keys := buf[:n]
@@ -263,7 +264,7 @@ func (p *party) listen(a *attendee, left chan<- struct{}) {
 			if p.runs() {
 				p.typing.put(keys, a.gone)
 			}
-		case a.Mode == types.ModeModerator && bytes.IndexByte(bytes.ToLower(keys), keyTerminate) >= 0:
+		case a.Mode == types.ModeModerator && bytes.IndexByte(bytes.ToLower(own.typed(keys)), keyTerminate) >= 0:
 			p.end(fmt.Sprintf("%s, who moderates it, ended it", a.User))
 		case bytes.IndexByte(keys, ctrlC) >= 0:
 			close(left)

@@ -457,6 +457,11 @@ func TestSessionEndsWithoutCompany(t *testing.T) {
 	owner.types(t, "echo go:$((6*7)); sleep 10031\n")
 	owner.shows(t, "go:42")
 	appear(t, "sleep\x0010031")
+	// What a terminal answers when a program asks for its name is not typed by anybody.
+	moderator.types(t, "\x1bP>|xterm(379)\x1b\\")
+	observer := attend(t, mia, "observer", w.sid(t), 80, 24)
+	owner.shows(t, "mia joined as observer")
+	_ = observer.conn.Close()
 	_ = moderator.conn.Close() // not in an orderly way
 	owner.shows(t, `the session is ended: somebody left who is needed in it: 1 more moderator ("oversight")`)
 	owner.ends(t)
