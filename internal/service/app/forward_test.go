@@ -3,14 +3,11 @@ package app_test
 import (
 	"bufio"
 	"crypto/sha256"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/textproto"
 	"net/url"
 	"runtime"
 	"strings"
@@ -21,7 +18,6 @@ import (
 	"golang.org/x/net/websocket"
 
 	typesv1 "teleport/api/types/v1"
-	"teleport/internal/service/app"
 )
 
 // both runs a test with HTTP/1.1 and HTTP/2 between user and agent.
@@ -660,10 +656,3 @@ func TestBigHead(t *testing.T) {
 		}
 	})
 }
-
-var (
-	_ = textproto.CanonicalMIMEHeaderKey
-	_ = errors.New
-	_ = tls.VersionTLS13
-	_ = app.New
-)

@@ -72,7 +72,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // forward passes one request on.
 func (h *handler) forward(w http.ResponseWriter, r *http.Request, c *connection, app *typesv1.App, to *url.URL) {
-	own, err := h.s.ownHeaders(r.Context(), c, app)
+	own, err := newOwnHeaders(r.Context(), c, app)
 	if err != nil {
 		h.s.cfg.Log.WarnContext(r.Context(), "a request for an application was refused: it cannot be said who asks", "app", c.sv.name, "user", c.id.User.Name, "error", err)
 		fail(w, r, http.StatusServiceUnavailable, fmt.Sprintf("application %q cannot be told who you are, since the Auth Service does not answer: try again later", c.sv.name))
@@ -106,7 +106,9 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, c *connection,
 // failed answers a request that could not be passed on, or not to its end.
 func (h *handler) failed(w http.ResponseWriter, r *http.Request, c *connection, err error) {
 	if r.Context().Err() != nil || c.reason.Load() != nil {
-		return // who asked has gone
+		// Who asked has gone: this is for the case that they still listen.
+		fail(w, r, http.StatusBadGateway, "the request was broken off")
+		return
 	}
 	h.s.metrics.requests.WithLabelValues("failed").Inc()
 	c.sv.failed()

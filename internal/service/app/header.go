@@ -30,11 +30,11 @@ type ownHeaders struct {
 	names map[string]bool
 }
 
-// ownHeaders makes the headers of the application's configuration and the token for a
+// newOwnHeaders makes the headers of the application's configuration and the token for a
 // connection.
-func (s *Service) ownHeaders(ctx context.Context, c *connection, app *typesv1.App) (*ownHeaders, error) {
+func newOwnHeaders(ctx context.Context, c *connection, app *typesv1.App) (*ownHeaders, error) {
 	own := &ownHeaders{values: http.Header{}, names: map[string]bool{}}
-	token, err := s.tokens.get(ctx, c)
+	token, err := c.session.tokens.get(ctx, c)
 	if err != nil && needsToken(app) {
 		return nil, err
 	}

@@ -62,7 +62,6 @@ type Service struct {
 	table    *table
 	live     *registry
 	sessions *sessions
-	tokens   *tokens
 	refusals *refusal.Book
 	metrics  *metrics
 	h1, h2   *web
@@ -105,7 +104,6 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, live: newRegistry(), refusals: refusal.NewBook(cfg.Now), metrics: m, dialer: newDialer(), all: map[*connection]bool{}}
 	s.sessions = newSessions(s)
-	s.tokens = newTokens(cfg.Auth, cfg.Now)
 	s.h1, s.h2 = newWeb(s, false), newWeb(s, true)
 	s.table = newTable(s)
 	if err := s.table.setStatic(cfg.Apps); err != nil {

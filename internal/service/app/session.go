@@ -60,7 +60,8 @@ type session struct {
 
 	// up is how requests reach the application: no connection to it ever serves two
 	// sessions.
-	up upstream
+	up     upstream
+	tokens tokens
 
 	// Those below are guarded by sessions.mu.
 	conns int
@@ -94,6 +95,7 @@ func (m *sessions) join(ctx context.Context, c *connection) (*session, error) {
 			return nil, fault.Limit("this host has too many sessions: try again later")
 		}
 		one = &session{s: m.s, key: key, began: now, chunk: now, started: make(chan struct{}), fields: c.fields(nil)}
+		one.tokens.auth, one.tokens.now = m.s.cfg.Auth, m.s.cfg.Now
 		if id == "" {
 			one.fields["sid"] = uuid.NewString()
 		}

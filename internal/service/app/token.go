@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/sha256"
 	"sync"
 	"time"
 
@@ -15,24 +16,21 @@ const (
 	// tokenEarly on a new one is fetched beside the requests.
 	tokenSpare = 10 * time.Second
 	tokenEarly = time.Minute
-	maxTokens  = 50_000
+	// maxTokens bounds those of one session: each Proxy has another certificate for it.
+	maxTokens = 64
 	// tokenAgain is the pause after a failure for which nobody else asks Auth.
 	tokenAgain = time.Second
 )
 
-// tokens are those that tell applications who asks. One is good for all requests with the
-// same certificate, until shortly before it expires.
+// tokens are those of a session that tell its application who asks. One is good for all
+// requests with the same certificate, until shortly before it expires.
 type tokens struct {
 	auth func() appv1.AppServiceClient
 	now  func() time.Time
 
-	mu   sync.Mutex
-	kept map[tokenKey]*token
-}
-
-type tokenKey struct {
-	app   string
-	print [32]byte
+	mu sync.Mutex
+	// kept has them by the SHA-256 of the certificate.
+	kept map[[sha256.Size]byte]*token
 }
 
 type token struct {
@@ -45,20 +43,13 @@ type token struct {
 	failed   time.Time
 }
 
-func newTokens(auth func() appv1.AppServiceClient, now func() time.Time) *tokens {
-	return &tokens{auth: auth, now: now, kept: map[tokenKey]*token{}}
-}
-
 // get returns a token for the user of the connection.
 func (t *tokens) get(ctx context.Context, c *connection) (string, error) {
-	key := tokenKey{c.sv.name, c.print}
 	for {
 		t.mu.Lock()
-		k, now := t.kept[key], t.now()
+		k, now := t.kept[c.print], t.now()
 		if k == nil {
-			t.tidyLocked(now)
-			k = &token{}
-			t.kept[key] = k
+			k = t.addLocked(c.print, now)
 		}
 		left := k.expires.Sub(now)
 		// A token that lives shortly is renewed late, too.
@@ -66,7 +57,7 @@ func (t *tokens) get(ctx context.Context, c *connection) (string, error) {
 		fresh := now.Sub(k.failed) < tokenAgain
 		if k.fetching == nil && left < max(early, tokenSpare) && !fresh {
 			k.fetching = make(chan struct{})
-			go t.fetch(context.WithoutCancel(ctx), key, k, c.cert)
+			go t.fetch(context.WithoutCancel(ctx), c.sv.name, k, c.cert)
 		}
 		text, err, fetching := k.text, k.err, k.fetching
 		t.mu.Unlock()
@@ -87,7 +78,7 @@ func (t *tokens) get(ctx context.Context, c *connection) (string, error) {
 }
 
 // fetch asks Auth for a token.
-func (t *tokens) fetch(ctx context.Context, key tokenKey, k *token, cert []byte) {
+func (t *tokens) fetch(ctx context.Context, app string, k *token, cert []byte) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	var resp *appv1.SignTokenResponse
@@ -95,7 +86,7 @@ func (t *tokens) fetch(ctx context.Context, key tokenKey, k *token, cert []byte)
 	if client := t.auth(); client == nil {
 		err = fault.Unreachable("there is no connection to the Auth Service")
 	} else {
-		resp, err = client.SignToken(ctx, &appv1.SignTokenRequest{App: key.app, UserCertificate: cert})
+		resp, err = client.SignToken(ctx, &appv1.SignTokenRequest{App: app, UserCertificate: cert})
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -113,14 +104,26 @@ func (t *tokens) fetch(ctx context.Context, key tokenKey, k *token, cert []byte)
 	}
 }
 
-// tidyLocked forgets tokens that have expired, when there are many.
-func (t *tokens) tidyLocked(now time.Time) {
-	if len(t.kept) < maxTokens/2 {
-		return
-	}
-	for key, k := range t.kept {
-		if k.fetching == nil && (k.expires.Before(now) || len(t.kept) >= maxTokens) {
-			delete(t.kept, key)
+// addLocked makes room for the token of a certificate.
+func (t *tokens) addLocked(print [sha256.Size]byte, now time.Time) *token {
+	for old, k := range t.kept {
+		if len(t.kept) < maxTokens {
+			break
+		}
+		if k.fetching == nil && !k.expires.After(now) {
+			delete(t.kept, old)
 		}
 	}
+	for old := range t.kept {
+		if len(t.kept) < maxTokens {
+			break
+		}
+		delete(t.kept, old)
+	}
+	if t.kept == nil {
+		t.kept = map[[sha256.Size]byte]*token{}
+	}
+	k := &token{}
+	t.kept[print] = k
+	return k
 }

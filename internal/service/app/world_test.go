@@ -195,7 +195,7 @@ func start(t testing.TB, change func(*app.Config), apps ...*typesv1.App) *world 
 		Withdraw: func(_, name string) { w.withdrawn <- name },
 		Auth:     func() appv1.AppServiceClient { return w.auth },
 		Drain:    time.Second,
-		Log:      slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log:      slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
 		Now:      func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) },
 	}
 	if change != nil {
@@ -394,15 +394,15 @@ type target struct {
 	mu sync.Mutex
 	// conns are the bytes of each connection.
 	conns []*strings.Builder
-	more  chan struct{}
+	open  map[net.Conn]bool
+	gone  chan struct{}
 }
 
 // record starts one. respond is called with what follows; false ends the connection.
 func record(t testing.TB, respond func(r *http.Request, br *bufio.Reader, conn net.Conn) bool) *target {
 	t.Helper()
-	tg := &target{ln: must(net.Listen("tcp", "127.0.0.1:0")), more: make(chan struct{})}
+	tg := &target{ln: must(net.Listen("tcp", "127.0.0.1:0")), open: map[net.Conn]bool{}, gone: make(chan struct{}, 1)}
 	var all sync.WaitGroup
-	open := map[net.Conn]bool{}
 	all.Go(func() {
 		for {
 			conn, err := tg.ln.Accept()
@@ -411,10 +411,19 @@ func record(t testing.TB, respond func(r *http.Request, br *bufio.Reader, conn n
 			}
 			tg.mu.Lock()
 			b := new(strings.Builder)
-			open[conn] = true
+			tg.open[conn] = true
 			tg.mu.Unlock()
 			all.Go(func() {
-				defer conn.Close()
+				defer func() {
+					_ = conn.Close()
+					tg.mu.Lock()
+					delete(tg.open, conn)
+					tg.mu.Unlock()
+					select {
+					case tg.gone <- struct{}{}:
+					default:
+					}
+				}()
 				br := bufio.NewReader(io.TeeReader(conn, writerFunc(func(p []byte) (int, error) {
 					tg.mu.Lock()
 					defer tg.mu.Unlock()
@@ -422,8 +431,6 @@ func record(t testing.TB, respond func(r *http.Request, br *bufio.Reader, conn n
 						tg.conns = append(tg.conns, b)
 					}
 					b.Write(p)
-					close(tg.more)
-					tg.more = make(chan struct{})
 					return len(p), nil
 				})))
 				for {
@@ -438,7 +445,7 @@ func record(t testing.TB, respond func(r *http.Request, br *bufio.Reader, conn n
 	t.Cleanup(func() {
 		_ = tg.ln.Close()
 		tg.mu.Lock()
-		for c := range open {
+		for c := range tg.open {
 			_ = c.Close()
 		}
 		tg.mu.Unlock()
@@ -452,6 +459,26 @@ type writerFunc func(p []byte) (int, error)
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func (tg *target) uri() string { return "http://" + tg.ln.Addr().String() }
+
+// forget begins anew.
+func (tg *target) forget() {
+	tg.mu.Lock()
+	defer tg.mu.Unlock()
+	tg.conns = nil
+}
+
+// wait waits until no connection is left.
+func (tg *target) wait() {
+	for {
+		tg.mu.Lock()
+		n := len(tg.open)
+		tg.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		<-tg.gone
+	}
+}
 
 // got returns what arrived so far.
 func (tg *target) got() []string {
