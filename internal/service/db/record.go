@@ -98,7 +98,7 @@ func (r *record) lost(err error) {
 const eventSize = 1024
 
 func (r *record) queue(e *auditv1.Event, texts int) {
-	r.h.s.metrics.events.WithLabelValues(r.h.protocol()).Inc()
+	r.h.events.Inc()
 	r.h.s.recorder.add(queued{event: e, size: eventSize + texts, lost: r.lost}, false)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"teleport/internal/fault"
 	"teleport/internal/identity"
@@ -29,6 +30,7 @@ type session struct {
 	client *clientConn
 	began  time.Time
 	audit  *record
+	events prometheus.Counter
 	// precheck is why the connection gets nothing, whatever the engine asks for.
 	precheck error
 	// served is closed when the engine is done.
@@ -64,6 +66,7 @@ func newSession(s *Service, sv *served, id *identity.Identity, cert []byte, clie
 		s: s, sv: sv, id: uuid.NewString(), user: id, cert: cert, client: client, conn: c, began: s.cfg.Now(), cancel: cancel,
 		upstream: map[net.Conn]struct{}{}, served: make(chan struct{}),
 	}
+	h.events = s.metrics.events.WithLabelValues(h.protocol())
 	h.audit = newRecord(h)
 	return h
 }

@@ -323,3 +323,17 @@ func writeFiles(t testing.TB, dir, name string, caPEM []byte, key crypto.Signer,
 func (w *World) serviceTLS(cert tls.Certificate) *tls.Config {
 	return ca.ClientTLS(func() *tls.Certificate { return &cert }, w.holder.Trust, types.RoleDB)
 }
+
+// ClientFiles makes what somebody needs who logs in to the database as dbUser without
+// Teleport: the direct way, to compare with.
+func ClientFiles(t testing.TB, dbUser string) Files {
+	t.Helper()
+	key := must(keys.Generate(keys.ECDSAP256))
+	der, _, err := sign(ca.TypeDBClient, &x509.Certificate{
+		Subject: pkix.Name{CommonName: dbUser}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, key.Public(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFiles(t, t.TempDir(), "direct", []byte(pairOf(ca.TypeDB).GetCert()), key, der)
+}

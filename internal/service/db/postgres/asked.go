@@ -15,7 +15,10 @@ import (
 	"teleport/internal/service/db/engine"
 )
 
-// asked records what the client asks. It has the client's half of the session: prepared
+// asked records what the client asks. The query is recorded when it runs, with its text and
+// its parameters, whether it came in one message or in four. Those messages have events of
+// their own where they are about something with a name, that lasts: a prepared statement, a
+// cursor. It has the client's half of the session: prepared
 // statements and portals by name, within a bound of memory.
 type asked struct {
 	audit    engine.Audit
@@ -162,7 +165,9 @@ func (a *asked) parse(body []byte, size int) {
 		a.statements[id] = st
 		a.held += len(text)
 	}
-	a.audit.Event(audit.PostgresParse, map[string]any{"statement_name": id, "query": text})
+	if id != "" {
+		a.audit.Event(audit.PostgresParse, map[string]any{"statement_name": id, "query": text})
+	}
 	a.requests.add(request{kind: 'P', text: text})
 }
 
@@ -214,7 +219,9 @@ func (a *asked) bind(body []byte, size int) {
 		a.portals[id] = p
 		a.held += n
 	}
-	a.audit.Event(audit.PostgresBind, map[string]any{"statement_name": from, "portal_name": id, "parameters": p.params})
+	if from != "" || id != "" {
+		a.audit.Event(audit.PostgresBind, map[string]any{"statement_name": from, "portal_name": id, "parameters": p.params})
+	}
 	a.requests.add(request{kind: 'B', text: st.text, params: p.params})
 }
 
@@ -353,7 +360,9 @@ func (a *asked) execute(body []byte) {
 	if p := a.portals[id]; p != nil {
 		q.text, q.params = p.statement.text, p.params
 	}
-	a.audit.Event(audit.PostgresExecute, map[string]any{"portal_name": id})
+	if id != "" {
+		a.audit.Event(audit.PostgresExecute, map[string]any{"portal_name": id})
+	}
 	a.audit.Query(engine.Query{Text: q.text, Parameters: q.params})
 	a.requests.add(q)
 }
