@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	agentv1 "teleport/api/agent/v1"
@@ -34,6 +35,12 @@ const (
 	// Requests an agent may send: many at first, then few.
 	requestBurst = 40
 	requestRate  = 2
+	// Announcements are as many as the agent serves resources. Who sends more waits.
+	announceBurst = 2 * maxServers
+	announceRate  = 50
+	// maxAnnounce bounds one, announceBatch how many wait to be taken at once.
+	maxAnnounce   = 128 << 10
+	announceBatch = 32
 	// maxSnapshots bounds the streams that are being filled at once.
 	maxSnapshots = 256
 	// sendBatch messages have sendTimeout to get out.
@@ -105,8 +112,10 @@ func (s *AgentServer) Control(st controlStream) error {
 	defer expiry.Stop()
 
 	a := &agentStream{
-		server: s, stream: st, caller: caller, cancel: cancel, limit: rate.NewLimiter(requestRate, requestBurst),
-		requests: make(chan *agentv1.ControlRequest), broken: make(chan error, 1), sessions: map[string]*typesv1.SessionTracker{},
+		server: s, stream: st, caller: caller, cancel: cancel,
+		limit: rate.NewLimiter(requestRate, requestBurst), announcing: rate.NewLimiter(announceRate, announceBurst),
+		requests: make(chan *agentv1.ControlRequest, announceBatch), broken: make(chan error, 1),
+		announced: map[serverName]types.Resource{}, sessions: map[string]*typesv1.SessionTracker{},
 	}
 	s.enter(host.ID, a)
 	defer s.leave(host.ID, a)
@@ -163,18 +172,19 @@ func (s *AgentServer) removed(hostID string) {
 
 // agentStream is one control stream.
 type agentStream struct {
-	server   *AgentServer
-	stream   controlStream
-	caller   rpc.Caller
-	cancel   context.CancelCauseFunc
-	limit    *rate.Limiter
-	requests chan *agentv1.ControlRequest
+	server *AgentServer
+	stream controlStream
+	caller rpc.Caller
+	cancel context.CancelCauseFunc
+	// limit is for requests but announcements, which have announcing.
+	limit, announcing *rate.Limiter
+	requests          chan *agentv1.ControlRequest
 	// broken gets why receive ended.
 	broken chan error
 	// lockdown is set when a lock ends the stream.
 	lockdown atomic.Pointer[lockdown]
 	// announced are the servers that this stream keeps alive.
-	announced []*typesv1.Server
+	announced map[serverName]types.Resource
 	// sessions are those of the host that it reported on this stream, by id. Only the
 	// stream itself changes them, under the mutex: other streams of the host look.
 	sessionsMu sync.Mutex
@@ -185,8 +195,8 @@ type agentStream struct {
 func (a *agentStream) receive(ctx context.Context) {
 	for {
 		m, err := a.stream.Recv()
-		if err == nil && !a.limit.Allow() {
-			err = fault.Limit("more than %d requests a second on the control stream", requestRate)
+		if err == nil {
+			err = a.admit(ctx, m)
 		}
 		if err != nil {
 			a.broken <- err
@@ -198,6 +208,20 @@ func (a *agentStream) receive(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// admit bounds what comes in.
+func (a *agentStream) admit(ctx context.Context, m *agentv1.ControlRequest) error {
+	if m.GetAnnounce() == nil {
+		if !a.limit.Allow() {
+			return fault.Limit("more than %d requests a second on the control stream", requestRate)
+		}
+		return nil
+	}
+	if size := proto.Size(m); size > maxAnnounce {
+		return fault.Limit("an announcement of %d bytes on the control stream, the most is %d", size, maxAnnounce)
+	}
+	return a.announcing.Wait(ctx)
 }
 
 // next waits for a request.
@@ -245,10 +269,8 @@ func (a *agentStream) serve(ctx context.Context) error {
 // feed returns the feed with what the caller decides with.
 func (a *agentStream) feed() *feed {
 	host := a.caller.Host()
-	if host.Serves(types.RoleProxy) || host.Service == "" && host.Has(types.RoleProxy) {
-		return a.server.hub.proxies
-	}
-	return a.server.hub.agents
+	is := func(r types.SystemRole) bool { return host.Serves(r) || host.Service == "" && host.Has(r) }
+	return a.server.hub.feeds[audience{proxy: is(types.RoleProxy), app: is(types.RoleApp), database: is(types.RoleDB)}]
 }
 
 // begin welcomes the agent, and sends a snapshot unless it resumes.
@@ -262,7 +284,7 @@ func (a *agentStream) begin(ctx context.Context, f *feed, hello *agentv1.Hello) 
 	h := a.server.hub
 	snapshot, next, at, resumed := h.start(f, hello.GetEpoch(), hello.GetRevision())
 	err := a.send(ctx, &agentv1.ControlResponse{Payload: &agentv1.ControlResponse_Welcome{Welcome: &agentv1.Welcome{
-		SoftwareVersion: version.Version, Epoch: h.epoch, Snapshot: !resumed, Acknowledge: true, Sessions: true,
+		SoftwareVersion: version.Version, Epoch: f.epoch, Snapshot: !resumed, Acknowledge: true, Sessions: true,
 	}}})
 	if err != nil {
 		return 0, err
@@ -334,7 +356,7 @@ func (a *agentStream) loop(ctx context.Context, f *feed, next uint64) error {
 		select {
 		case <-more:
 		case m := <-a.requests:
-			if err := a.take(ctx, m); err != nil {
+			if err := a.takeAll(ctx, m); err != nil {
 				return err
 			}
 		case <-refresh.C:
@@ -350,14 +372,36 @@ func (a *agentStream) loop(ctx context.Context, f *feed, next uint64) error {
 	}
 }
 
+// takeAll takes a request. Announcements that have come by then are taken together.
+func (a *agentStream) takeAll(ctx context.Context, m *agentv1.ControlRequest) error {
+	var batch []*agentv1.Announce
+	for m.GetAnnounce() != nil {
+		batch = append(batch, m.GetAnnounce())
+		m = nil
+		if len(batch) < announceBatch {
+			select {
+			case m = <-a.requests:
+			default:
+			}
+		}
+	}
+	if len(batch) > 0 {
+		if err := a.announce(ctx, batch); err != nil {
+			return err
+		}
+	}
+	if m == nil {
+		return nil
+	}
+	return a.take(ctx, m)
+}
+
 func (a *agentStream) take(ctx context.Context, m *agentv1.ControlRequest) error {
 	switch p := m.GetPayload().(type) {
 	case *agentv1.ControlRequest_Ping:
 		return a.send(ctx, &agentv1.ControlResponse{Payload: &agentv1.ControlResponse_Pong{
 			Pong: &agentv1.Pong{Sequence: p.Ping.GetSequence(), Next: durationpb.New(pingInterval)},
 		}})
-	case *agentv1.ControlRequest_Announce:
-		return a.announce(ctx, p.Announce)
 	case *agentv1.ControlRequest_Acknowledge:
 		return a.acknowledge(p.Acknowledge.GetRevision())
 	case *agentv1.ControlRequest_Sessions:

@@ -192,7 +192,7 @@ func (s *session) expect(names ...string) uint64 {
 	return revision
 }
 
-func (s *session) announce(r *typesv1.Server, gone bool) {
+func (s *session) announce(r types.Resource, gone bool) {
 	s.t.Helper()
 	s.in <- &agentv1.ControlRequest{Payload: &agentv1.ControlRequest_Announce{Announce: &agentv1.Announce{Server: packed(s.t, r), Gone: gone}}}
 	synctest.Wait()
@@ -543,6 +543,7 @@ func TestAnnounce(t *testing.T) {
 
 func TestAnnounceRefuses(t *testing.T) {
 	proxy := types.New(types.KindProxy, "h1").(*typesv1.Server)
+	long := newNode("h1", map[string]string{"k": strings.Repeat("x", 64<<10)})
 	endless := newNode("h1", map[string]string{"k": strings.Repeat("x", 1<<20)})
 	tests := []struct {
 		name string
@@ -552,7 +553,8 @@ func TestAnnounceRefuses(t *testing.T) {
 		{"another_host", newNode("h2", nil), fault.ErrDenied},
 		{"another_role", proxy, fault.ErrDenied},
 		{"not_a_server", newRole("r"), fault.ErrInvalid},
-		{"endless_label", endless, fault.ErrInvalid},
+		{"long_label", long, fault.ErrInvalid},
+		{"endless_label", endless, fault.ErrLimit},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -59,7 +59,7 @@ func removers(kind string) (remover, bool) {
 		return removeRole, true
 	case types.KindToken:
 		return removeToken, true
-	case types.KindNode, types.KindProxy, types.KindAuthServer:
+	case types.KindNode, types.KindProxy, types.KindAuthServer, types.KindAppServer, types.KindDatabaseServer:
 		return removeServer, true
 	case types.KindInstance:
 		return removeInstance, true
@@ -67,6 +67,10 @@ func removers(kind string) (remover, bool) {
 		return removeLogged(audit.LockDelete, lockFields), true
 	case types.KindClusterAlert:
 		return removeLogged(audit.AlertDelete, alertFields), true
+	case types.KindApp:
+		return removeLogged(audit.AppDelete, nameField), true
+	case types.KindDatabase:
+		return removeLogged(audit.DatabaseDelete, nameField), true
 	}
 	return nil, false
 }
@@ -159,6 +163,9 @@ func removeInstance(ctx context.Context, cfg Config, tx *store.Tx, r types.Resou
 		if err := deleteIfThere(ctx, cfg, tx, kind, r.GetMetadata().GetName()); err != nil {
 			return err
 		}
+	}
+	if err := removeServed(ctx, cfg, tx, r.GetMetadata().GetName()); err != nil {
+		return err
 	}
 	fields := nameField(r)
 	if instance, ok := r.(*typesv1.Instance); ok {

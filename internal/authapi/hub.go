@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -43,12 +43,8 @@ type hub struct {
 	// last one seen, since a transaction arrives as several changes of one revision.
 	complete uint64
 	facts    facts
-	// agents decide with agentKinds only; proxies also find servers and know who was
-	// removed.
-	agents, proxies *feed
-	// epoch is random: revisions mean something to this process only, so that a
-	// store that was restored from a backup cannot be taken for its own future.
-	epoch string
+	// feeds has one for each audience.
+	feeds map[audience]*feed
 }
 
 // entry is a change in the form in which it is sent. Resource is unset in message
@@ -61,6 +57,10 @@ type entry struct {
 // feed is a ring of the recent changes for one audience.
 type feed struct {
 	kinds []string
+	// epoch is random: revisions mean something to this process and audience only, so
+	// that a store that was restored from a backup cannot be taken for its own future,
+	// and a host that serves more than before starts over.
+	epoch string
 	// entries are the changes number first, first+1, ...
 	entries []*entry
 	first   uint64
@@ -70,30 +70,53 @@ type feed struct {
 	more chan struct{}
 }
 
-func agentKinds() []string {
-	return []string{types.KindClusterName, types.KindCertAuthority, types.KindRole, types.KindLock}
+// audience is what those have in common who are sent the same.
+type audience struct{ proxy, app, database bool }
+
+// kinds returns what they decide with.
+func (a audience) kinds() []string {
+	out := []string{types.KindClusterName, types.KindCertAuthority, types.KindRole, types.KindLock}
+	if a.proxy {
+		// Proxies find servers. Of instance they get no more than that it is there and
+		// which token it joined with: a host that was removed has no business with them.
+		// Its deletion ends the control streams of the host as well.
+		out = append(out, types.KindNode, types.KindProxy, types.KindInstance, types.KindAppServer, types.KindDatabaseServer)
+	}
+	if a.app {
+		out = append(out, types.KindApp)
+	}
+	if a.database {
+		out = append(out, types.KindDatabase)
+	}
+	return out
 }
 
-// proxyKinds also has instance, of which Proxies get no more than that it is there
-// and which token it joined with: a host that was removed has no business with them. Its deletion ends the control
-// streams of the host as well.
-func proxyKinds() []string {
-	return append(agentKinds(), types.KindNode, types.KindProxy, types.KindInstance)
+func audiences() []audience {
+	var out []audience
+	for i := range 8 {
+		out = append(out, audience{proxy: i&1 != 0, app: i&2 != 0, database: i&4 != 0})
+	}
+	return out
 }
 
 // followed also has what nobody is sent: which host a session is on.
-func followed() []string { return append(proxyKinds(), types.KindSessionTracker) }
+func followed() []string {
+	return append(audience{proxy: true, app: true, database: true}.kinds(), types.KindSessionTracker)
+}
 
 func newHub(s *store.Store, log *slog.Logger, onGone func(string), onLock func(*typesv1.Lock, uint64)) (*hub, error) {
 	var b [16]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return nil, err
 	}
-	return &hub{
-		store: s, log: log, onGone: onGone, onLock: onLock, facts: newFacts(), ready: make(chan struct{}), current: map[string]map[string]*entry{}, epoch: hex.EncodeToString(b[:]),
-		agents:  &feed{kinds: agentKinds(), more: make(chan struct{})},
-		proxies: &feed{kinds: proxyKinds(), more: make(chan struct{})},
-	}, nil
+	h := &hub{
+		store: s, log: log, onGone: onGone, onLock: onLock, facts: newFacts(), ready: make(chan struct{}),
+		current: map[string]map[string]*entry{}, feeds: map[audience]*feed{},
+	}
+	for i, a := range audiences() {
+		h.feeds[a] = &feed{kinds: a.kinds(), epoch: fmt.Sprintf("%x-%d", b, i), more: make(chan struct{})}
+	}
+	return h, nil
 }
 
 // run follows the store until ctx ends. When history is gone, or reading failed, it
@@ -172,7 +195,7 @@ func (h *hub) load(snapshot []types.Change, revision uint64) error {
 	case <-h.ready:
 	default:
 		// What was there before the first stream is in snapshots only.
-		for _, f := range []*feed{h.agents, h.proxies} {
+		for _, f := range h.feeds {
 			f.first += uint64(len(f.entries))
 			f.entries, f.floor = nil, revision
 		}
@@ -223,7 +246,7 @@ func (h *hub) add(c types.Change, e *entry) {
 	default:
 		names[c.Name] = e
 	}
-	for _, f := range []*feed{h.agents, h.proxies} {
+	for _, f := range h.feeds {
 		if slices.Contains(f.kinds, c.Kind) {
 			f.add(e)
 		}
@@ -235,11 +258,10 @@ func newEntry(c types.Change) (*entry, error) {
 	if c.Resource != nil {
 		r := public(c.Resource)
 		switch known := r.(type) {
-		case *typesv1.Server:
+		case *typesv1.Server, *typesv1.AppServer, *typesv1.DatabaseServer:
 			// The store renews these with every heartbeat.
-			known = proto.CloneOf(known)
-			known.Metadata.Expires, known.Metadata.Revision = nil, ""
-			r = known
+			r = proto.CloneOf(r)
+			r.GetMetadata().Expires, r.GetMetadata().Revision = nil, ""
 		case *typesv1.Instance:
 			// The name is in the change: there is one of each for every machine. Locks may
 			// be about the token that it joined with.
@@ -277,7 +299,7 @@ func (h *hub) start(f *feed, epoch string, revision uint64) (snapshot []*entry, 
 	defer h.mu.RUnlock()
 	at = h.complete
 	end := f.first + uint64(len(f.entries))
-	if epoch == h.epoch && revision >= f.floor && revision <= h.complete {
+	if epoch == f.epoch && revision >= f.floor && revision <= h.complete {
 		i, _ := slices.BinarySearchFunc(f.entries, revision, func(e *entry, rev uint64) int {
 			if e.message.GetChange().GetRevision() <= rev {
 				return -1

@@ -38,7 +38,7 @@ func rulesOf(kind string) (rules, bool) {
 	case types.KindUser:
 		return rules{audit.UserCreate, audit.UserUpdate, sameName, completeUser, userFields}, true
 	case types.KindRole:
-		return rules{audit.RoleCreate, audit.RoleUpdate, sameName, completeRole, nameField}, true
+		return rules{audit.RoleCreate, audit.RoleUpdate, sameName, completeNothing, nameField}, true
 	case types.KindToken:
 		// There is no event of its own for a changed token.
 		return rules{audit.JoinTokenCreate, audit.JoinTokenCreate, nameToken, completeToken, tokenFields}, true
@@ -49,6 +49,10 @@ func rulesOf(kind string) (rules, bool) {
 		return rules{audit.NodeCreate, audit.NodeUpdate, nameNode, completeNode, nodeFields}, true
 	case types.KindClusterAlert:
 		return rules{audit.AlertCreate, audit.AlertUpdate, sameName, completeAlert, alertFields}, true
+	case types.KindApp:
+		return rules{audit.AppCreate, audit.AppUpdate, sameName, completeApp, appFields}, true
+	case types.KindDatabase:
+		return rules{audit.DatabaseCreate, audit.DatabaseUpdate, sameName, completeNothing, databaseFields}, true
 	}
 	return rules{}, false
 }
@@ -59,7 +63,7 @@ func nameField(r types.Resource) map[string]any {
 	return map[string]any{"name": r.GetMetadata().GetName()}
 }
 
-func completeRole(context.Context, *ResourceServer, *store.Tx, types.Resource, types.Resource) error {
+func completeNothing(context.Context, *ResourceServer, *store.Tx, types.Resource, types.Resource) error {
 	return nil
 }
 

@@ -311,14 +311,19 @@ func Carried(kind audit.Kind) bool {
 	return slices.Contains(emits[types.RoleProxy], kind)
 }
 
-// MayAnnounce decides whether the caller may announce itself as a server of the
-// kind (node, proxy, auth_server) and of the name, which is its host id.
+// MayAnnounce decides whether the caller may announce a server of the kind and of the
+// name: itself (node, proxy, auth_server), whose name is its host id, or that it serves a
+// resource (app_server, db_server), whose name ends in it.
 func MayAnnounce(caller rpc.Caller, kind, name string) error {
 	host := caller.Host()
 	if host == nil {
 		return denied(fmt.Sprintf("%q is no host", caller.Name()), "access denied: only services of the cluster announce themselves")
 	}
-	if name != host.ID {
+	id := name
+	if kind == types.KindAppServer || kind == types.KindDatabaseServer {
+		_, id, _ = types.SplitServerName(name)
+	}
+	if id != host.ID {
 		return fault.Denied("access denied: host %s announced a server of the name %q", host.ID, name)
 	}
 	for _, role := range services(host) {

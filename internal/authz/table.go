@@ -130,6 +130,8 @@ var announces = map[types.SystemRole]string{
 	types.RoleNode:  types.KindNode,
 	types.RoleProxy: types.KindProxy,
 	types.RoleAuth:  types.KindAuthServer,
+	types.RoleApp:   types.KindAppServer,
+	types.RoleDB:    types.KindDatabaseServer,
 }
 
 // serviceOf names the one service that each of these callers has the certificate of.
