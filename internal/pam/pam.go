@@ -131,7 +131,11 @@ func (h *Helper) Close() error { return h.file.Close() }
 // CheckService makes sure that PAM is configured for the service: without that it goes by
 // the service "other", which most often lets nobody in.
 func CheckService(name string) error {
-	for _, path := range []string{"/etc/pam.d/" + name, "/usr/etc/pam.d/" + name, "/usr/lib/pam.d/" + name, "/etc/pam.conf"} {
+	places := []string{"/etc/pam.d/" + name, "/usr/etc/pam.d/" + name, "/usr/lib/pam.d/" + name}
+	if _, err := os.Stat("/etc/pam.d"); err != nil {
+		places = append(places, "/etc/pam.conf") // where there is the directory it is not read
+	}
+	for _, path := range places {
 		if _, err := os.Stat(path); err == nil {
 			return nil
 		}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"teleport/internal/pam/pamtest"
 	"teleport/test/e2e/ownhome"
 )
 
@@ -49,6 +50,10 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		return 1
 	}
+	if _, err := pamtest.Compile(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	binaries = dir
 	return m.Run()
 }
@@ -67,6 +72,7 @@ func scripts(dir string) testscript.Params {
 			"capture":     capture,
 			"certificate": certificate,
 			"cluster":     cluster,
+			"echoes":      echoes,
 			"expand":      expand,
 			"expect":      expect,
 			"fetch":       fetch,
@@ -74,6 +80,8 @@ func scripts(dir string) testscript.Params {
 			"keys":        pressKeys,
 			"login":       login,
 			"mode":        mode,
+			"postgres":    postgres,
+			"pamservice":  pamService,
 			"ready":       ready,
 			"redeem":      redeem,
 			"refused":     refused,
@@ -87,6 +95,7 @@ func scripts(dir string) testscript.Params {
 			"terminal":    openTerminal,
 			"totp":        totpCode,
 			"type":        typeLine,
+			"website":     website,
 			"within":      within,
 		},
 		Condition: func(cond string) (bool, error) {
