@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -170,7 +171,7 @@ func (o *proxyDBOptions) tunnelCommand(s *session, protocol string, ln *client.L
 			}
 			return ""
 		case types.ProtocolMySQL:
-			return words("mysql", "--socket="+ln.Path, "--user="+user)
+			return words(mysqlCommand("--socket="+ln.Path, "--user="+user)...)
 		case types.ProtocolRedis:
 			return words("redis-cli", "-s", ln.Path)
 		case types.ProtocolMongoDB:
@@ -182,7 +183,7 @@ func (o *proxyDBOptions) tunnelCommand(s *session, protocol string, ln *client.L
 	case types.ProtocolPostgres, types.ProtocolCockroachDB:
 		return words("psql", "postgres://"+url.PathEscape(user)+"@"+at+path)
 	case types.ProtocolMySQL:
-		return words("mysql", "--host="+host, "--port="+port, "--user="+user, "--protocol=tcp")
+		return words(mysqlCommand("--protocol=tcp", "--host="+host, "--port="+port, "--user="+user)...)
 	case types.ProtocolRedis:
 		return words("redis-cli", "-h", host, "-p", port)
 	case types.ProtocolMongoDB:
@@ -195,4 +196,12 @@ func (o *proxyDBOptions) tunnelCommand(s *session, protocol string, ln *client.L
 		return words("curl", "http://"+at+"/", "--data-binary", "SELECT 1")
 	}
 	return ""
+}
+
+// mysqlCommand calls the client that is installed. That of MariaDB may want encryption.
+func mysqlCommand(args ...string) []string {
+	if _, err := exec.LookPath("mariadb"); err == nil {
+		return append([]string{"mariadb", "--skip-ssl"}, args...)
+	}
+	return append([]string{"mysql"}, args...)
 }
