@@ -153,10 +153,10 @@ static int open_session(void)
 		refuse("groups", PAM_SYSTEM_ERR);
 	/* Modules that authenticated nobody may have nothing to establish. */
 	code = pam_setcred(pamh, PAM_ESTABLISH_CRED);
-	if (want.authenticate)
-		must("credentials", code);
+	if (want.authenticate && code != PAM_SUCCESS)
+		refuse("credentials", code);
 	int established = code == PAM_SUCCESS;
-	code = pam_open_session(pamh, 0);
+	code = gone() ? PAM_ABORT : pam_open_session(pamh, 0);
 	if (code != PAM_SUCCESS && established)
 		pam_setcred(pamh, PAM_DELETE_CRED);
 	if (code != PAM_SUCCESS)

@@ -74,13 +74,13 @@ func TestPAMAuthenticates(t *testing.T) {
 		_ = c.Close()
 		t.Error("a forward was let through")
 	}
-	for answer, want := range map[string]string{"wrong\n": "authentication failed", "\x03": "there is no", "\x04": "there is no", strings.Repeat("x", 1000) + "\n": "there is no"} {
+	for _, answer := range []string{"wrong\n", "\n", "\x03", "\x04", strings.Repeat("x", 1000) + "\n"} {
 		s, in, shown := asked(t, client, "echo it is $((40+2))")
 		must(io.WriteString(in, answer))
 		err := s.Wait()
 		var exit *gossh.ExitError
 		if text := shown.String(); !asExit(err, &exit) || exit.ExitStatus() != 254 || strings.Contains(text, "it is 42") || strings.Contains(text, "wrong") {
-			t.Errorf("answer %q: %v, shown %q, want %q", answer, err, text, want)
+			t.Errorf("answer %q: %v, shown %q", answer, err, text)
 		}
 	}
 	if opened, _ := b.opened(); opened != 0 {
