@@ -22,6 +22,7 @@ import (
 const (
 	protoH2   = "h2"
 	protoHTTP = "http/1.1"
+	protoOld  = "http/1.0"
 	protoTCP  = "teleport-tcp"
 )
 
@@ -105,7 +106,7 @@ func (c *connection) greet(ctx context.Context) error {
 	defer cancel()
 	c.tls = tls.Server(c.raw, &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{protoH2, protoHTTP, protoTCP},
+		NextProtos:             []string{protoH2, protoHTTP, protoOld, protoTCP},
 		SessionTicketsDisabled: true,
 		ClientAuth:             tls.RequireAnyClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {

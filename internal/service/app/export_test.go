@@ -34,3 +34,10 @@ func CheckDial(addr string) error { return checkDial(addr) }
 
 // EndSessions ends the sessions that have no connections.
 func (s *Service) EndSessions(ctx context.Context) { s.sessions.endAll(ctx) }
+
+// EndConnections ends all of them.
+func (s *Service) EndConnections() {
+	for _, c := range s.live.list() {
+		c.end("test")
+	}
+}

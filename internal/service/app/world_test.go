@@ -499,3 +499,5 @@ func ok(r *http.Request, _ *bufio.Reader, conn net.Conn) bool {
 	_, err := io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	return err == nil
 }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
