@@ -524,3 +524,58 @@ func FuzzRefusal(f *testing.F) {
 		}
 	})
 }
+
+// Clients that are not installed here get, byte for byte, what the descriptions of
+// their protocols say.
+func TestRefusalBytes(t *testing.T) {
+	reason := fault.Unreachable("away")
+	doc := "\x3e\x00\x00\x00\x01ok\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02errmsg\x00\x05\x00\x00\x00away\x00\x10code\x00\x06\x00\x00\x00\x00"
+	doc = string(byte(len(doc))) + doc[1:]
+	for name, tt := range map[string]struct {
+		protocol, opening string
+		want              []string
+	}{
+		"mongo_msg": {
+			types.ProtocolMongoDB, "\x15\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00\xdd\x07\x00\x00\x00\x00\x00\x00\x00",
+			[]string{"\x01\x00\x00\x00\x07\x00\x00\x00\xdd\x07\x00\x00\x00\x00\x00\x00\x00" + doc},
+		},
+		"mongo_query": {
+			types.ProtocolMongoDB, "\x10\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00\xd4\x07\x00\x00",
+			[]string{"\x01\x00\x00\x00\x09\x00\x00\x00\x01\x00\x00\x00" + strings.Repeat("\x00", 16) + "\x01\x00\x00\x00" + doc},
+		},
+		"sqlserver": {
+			types.ProtocolSQLServer, "\x12\x01\x00\x08\x00\x00\x00\x00" + "\x10\x00\x00\x09\x00\x00\x00\x00x" + "\x10\x01\x00\x08\x00\x00\x00\x00",
+			[]string{"\x04\x01\x00\x1a\x00\x00\x01\x00", "\xff", "\xaa\x16\x00\xf6\x42\x00\x00\x01\x0e\x04\x00a\x00w\x00a\x00y\x00\x00\x00\x00\x00\x00\x00\xfd\x02\x00"},
+		},
+		"clickhouse": {
+			types.ProtocolClickHouse, "\x00\x05hello",
+			[]string{"\x02\xd2\x00\x00\x00\x0dDB::Exception\x04away\x00\x00"},
+		},
+		"redis": {types.ProtocolRedis, "", []string{"-ERR away\r\n"}},
+		"mysql": {types.ProtocolMySQL, "", []string{"\x07\x00\x00\x00\xff\x51\x04away"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &client.LocalProxy{
+				Dial: func(context.Context) (net.Conn, error) { return nil, reason }, Refuse: client.Refusal(tt.protocol),
+			}
+			conn, err := net.Dial("tcp", serveLocal(t, p.Serve))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, tt.opening)
+			got, err := io.ReadAll(conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rest := string(got)
+			for _, want := range tt.want {
+				_, after, ok := strings.Cut(rest, want)
+				if !ok {
+					t.Fatalf("%q is not in %q", want, got)
+				}
+				rest = after
+			}
+		})
+	}
+}
