@@ -3,12 +3,16 @@ package all
 
 import (
 	"teleport/internal/service/db/engine"
+	"teleport/internal/service/db/passthrough"
 	"teleport/internal/service/db/postgres"
+	"teleport/internal/service/db/redis"
 )
 
 // Engines returns one of each.
 func Engines() []engine.Engine {
 	return []engine.Engine{
 		postgres.New(),
+		redis.New(),
+		passthrough.New(),
 	}
 }
