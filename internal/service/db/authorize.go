@@ -16,12 +16,6 @@ import (
 // ruleCertificate is Decision.Rule of what the certificate does not cover.
 const ruleCertificate = "certificate"
 
-// namesMatter reports whether the databases of a server are walls that roles can be about
-// (db_names): in the others who is logged in reaches all that the user may see there.
-func namesMatter(protocol string) bool {
-	return protocol == types.ProtocolPostgres || protocol == types.ProtocolMongoDB
-}
-
 // usersMatter reports whether the service knows who the user is at the database.
 func usersMatter(protocol, dbUser string) bool { return protocol != types.ProtocolTLS || dbUser != "" }
 
@@ -74,7 +68,7 @@ func (h *session) decide(dbUser, dbName string) (d access.Decision, text string)
 	if text := h.bound(dbUser, dbName); text != "" {
 		return access.Decision{Rule: ruleCertificate, Reason: text}, text
 	}
-	login := access.DatabaseLogin{User: dbUser, Name: dbName, AnyName: !namesMatter(h.protocol()), AnyUser: !usersMatter(h.protocol(), dbUser)}
+	login := access.DatabaseLogin{User: dbUser, Name: dbName, AnyName: !types.DatabaseNamesMatter(h.protocol()), AnyUser: !usersMatter(h.protocol(), dbUser)}
 	for what, name := range map[string]string{"user": dbUser, "name": dbName} {
 		if needed := what == "user" && !login.AnyUser || what == "name" && !login.AnyName; name == "" && !needed {
 			continue
@@ -116,7 +110,7 @@ func (h *session) bound(dbUser, dbName string) string {
 		return fmt.Sprintf("your certificate is for the protocol %s, and this database speaks %s: run tsh db login again", route.Protocol, h.protocol())
 	case route.User != "" && route.User != dbUser:
 		return fmt.Sprintf("your certificate is for database user %q, not for %q: run tsh db login --db-user=%s", route.User, dbUser, dbUser)
-	case route.Name != "" && route.Name != dbName && namesMatter(h.protocol()):
+	case route.Name != "" && route.Name != dbName && types.DatabaseNamesMatter(h.protocol()):
 		return fmt.Sprintf("your certificate is for database name %q, not for %q: run tsh db login --db-name=%s", route.Name, dbName, dbName)
 	}
 	return ""
@@ -160,7 +154,7 @@ func (h *session) refuse(ctx context.Context, dbUser, dbName string, d access.De
 		if dbUser != "" {
 			at += fmt.Sprintf(" as %q", dbUser)
 		}
-		if dbName != "" && namesMatter(h.protocol()) {
+		if dbName != "" && types.DatabaseNamesMatter(h.protocol()) {
 			at += fmt.Sprintf(" in %q", dbName)
 		}
 		text = fmt.Sprintf("access to database %q%s denied: %s", h.sv.name(), at, text)

@@ -172,8 +172,10 @@ func (s *Service) serve(ctx context.Context, eng engine.Engine, sv *served, clie
 		}
 		_ = client.raw.Close()
 	})
-	err = eng.Serve(ctx, &engine.Session{
-		ID: h.id, Database: sv.db, User: id.User, Client: client, Native: c.Native, Started: started, Host: h,
+	err = engine.Guard(func() error {
+		return eng.Serve(ctx, &engine.Session{
+			ID: h.id, Database: sv.db, User: id.User, Client: client, Native: c.Native, Started: started, Host: h,
+		})
 	})
 	close(h.served)
 	if stop() {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"teleport/internal/access"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
 	"teleport/internal/service/db/engine"
@@ -142,8 +143,8 @@ func (h *session) Redial(ctx context.Context, addr net.Addr) (net.Conn, error) {
 }
 
 func (h *session) dial(ctx context.Context, addr string) (net.Conn, error) {
-	if h.precheck != nil {
-		return nil, h.precheck
+	if err := h.mayDial(); err != nil {
+		return nil, err
 	}
 	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext(ctx, "tcp", addr)
 	h.sv.tried(ctx, err)
@@ -160,6 +161,24 @@ func (h *session) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	h.upstream[c] = struct{}{}
 	return c, nil
+}
+
+// mayDial refuses who has no business with the database at all. An engine asks to dial
+// without Authorize only to pass a request to cancel on.
+func (h *session) mayDial() error {
+	h.mu.Lock()
+	authorized := h.authorized
+	h.mu.Unlock()
+	if authorized || h.precheck != nil {
+		return h.precheck
+	}
+	if d, refused := h.s.lockRefuses(h.user, ""); refused {
+		return fault.Denied("%s", d.Reason)
+	}
+	if d := access.NewChecker(h.s.subject(h.user)).SeesDatabase(h.sv.labels()); !d.Allowed {
+		return fault.Denied("access to database %q denied", h.sv.name())
+	}
+	return nil
 }
 
 // closeUpstream closes the connections to the database, for good.

@@ -50,14 +50,7 @@ type served struct {
 }
 
 func newTable(s *Service) *table {
-	t := &table{s: s, static: map[string]*typesv1.Database{}, served: map[string]*served{}}
-	// A matcher matches as the labels of a role do.
-	var roles []*typesv1.Role
-	for _, m := range s.cfg.Matchers {
-		roles = append(roles, &typesv1.Role{Spec: &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{DbLabels: m}}})
-	}
-	t.matches = access.NewChecker(access.Subject{Roles: roles})
-	return t
+	return &table{s: s, matches: matcher(s.cfg.Matchers), static: map[string]*typesv1.Database{}, served: map[string]*served{}}
 }
 
 // setStatic replaces the static databases.
@@ -90,8 +83,8 @@ func (t *table) find(name string) *served {
 	return t.served[name]
 }
 
-// run keeps the table until ctx ends; then nothing is watched any more. What was
-// announced stays so: who announces knows when the host goes.
+// run keeps the table until ctx ends. Then nothing is watched any more, and the cluster is
+// told at once: who comes now finds another agent.
 func (t *table) run(ctx context.Context) {
 	var work sync.WaitGroup
 	t.mu.Lock()
@@ -107,6 +100,9 @@ func (t *table) run(ctx context.Context) {
 	}
 	t.mu.Lock()
 	t.running = nil
+	for name := range t.served {
+		t.s.cfg.Withdraw(types.KindDatabaseServer, types.ServerName(name, t.s.cfg.Holder.HostID()))
+	}
 	t.mu.Unlock()
 	work.Wait()
 }

@@ -9,7 +9,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"runtime/debug"
 
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/audit"
@@ -51,6 +53,17 @@ func Unread(client net.Conn, p []byte) error {
 	}
 	c.Unread(p)
 	return nil
+}
+
+// Guard calls f and makes an error of a panic. Nothing that the network sends may end the
+// process: the goroutines that an engine starts run in it, as Serve itself does.
+func Guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the engine failed in a way that it never should: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // Session is one connection of a user to a database.

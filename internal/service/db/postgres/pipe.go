@@ -46,7 +46,7 @@ func (p *pipe) run(ctx context.Context, greeting []byte) error {
 	var up sync.WaitGroup
 	var clientErr error
 	up.Go(func() {
-		clientErr = p.toServer()
+		clientErr = engine.Guard(p.toServer)
 		// What is on its way to the client is still read, and then the server hangs up.
 		if p.left.Load() {
 			_ = p.server.CloseWrite()
