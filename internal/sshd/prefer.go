@@ -36,7 +36,6 @@ func preferGCM(b *buffered, version string, cfg *ssh.Config) error {
 	if err != nil {
 		return err
 	}
-	gcm := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
 	for _, offered := range offeredCiphers(seen) {
 		if !slices.ContainsFunc(gcm, func(c string) bool { return slices.Contains(offered, c) }) {
 			return nil

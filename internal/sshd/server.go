@@ -233,12 +233,12 @@ func (s *Server) handshake(ctx context.Context, nc *buffered, granted **Login) (
 	for _, k := range s.cfg.HostSigners() {
 		cfg.AddHostKey(k)
 	}
-	nc.first = &firstOffer{}
 	if err := preferGCM(nc, cfg.ServerVersion, &cfg.Config); err != nil {
 		stop()
 		_ = nc.abort()
 		return nil, nil, nil, fmt.Errorf("send the identification: %w", err)
 	}
+	nc.first = &firstOffer{ciphers: cfg.Ciphers}
 	sc, chans, reqs, err := ssh.NewServerConn(nc, cfg)
 	if err == nil && !stop() {
 		_ = sc.Close()

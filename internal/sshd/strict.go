@@ -11,16 +11,38 @@ import (
 
 // strictKex is what a client says in its first offer if messages that do not belong
 // into the key exchange end it (OpenSSH's PROTOCOL, section 1.10). Without that,
-// somebody on the way can cut off the first messages behind it (CVE-2023-48795).
+// somebody on the way can cut off the first messages behind it (CVE-2023-48795), unless
+// the cipher is AES-GCM, which counts its packets by itself.
 const strictKex = "kex-strict-c-v00@openssh.com"
 
-var errNotStrict = fault.Unsupported("the client does not know strict key exchange (%s)", strictKex)
+var errNotStrict = fault.Unsupported("the client does not know strict key exchange (%s), and the cipher would not be AES-GCM", strictKex)
+
+// gcm are the ciphers that need no strict key exchange.
+var gcm = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
 
 // firstOffer looks at what a client sends until its first packet is there, and refuses
-// one that is no offer of strict key exchange. The library would go on without.
+// one that is neither an offer of strict key exchange nor leads to AES-GCM. The library
+// would go on.
 type firstOffer struct {
+	// ciphers are those that we offer.
+	ciphers []string
 	seen    []byte
 	refused bool
+}
+
+// safe reports whether the offer may be taken.
+func (f *firstOffer) safe(lists [][]string) bool {
+	if len(lists) < 4 {
+		return false
+	}
+	return slices.Contains(lists[0], strictKex) || f.choosesGCM(lists[2]) && f.choosesGCM(lists[3])
+}
+
+// choosesGCM reports whether the client's first choice among ours is AES-GCM: that is
+// what both sides then take.
+func (f *firstOffer) choosesGCM(theirs []string) bool {
+	i := slices.IndexFunc(theirs, func(c string) bool { return slices.Contains(f.ciphers, c) })
+	return i >= 0 && slices.Contains(gcm, theirs[i])
 }
 
 // see takes what was read next and reports whether nothing more is to be looked at.
@@ -33,7 +55,7 @@ func (f *firstOffer) see(p []byte) (over bool, err error) {
 	switch {
 	case !whole && len(f.seen) <= maxGreeting:
 		return false, nil
-	case len(lists) > 0 && slices.Contains(lists[0], strictKex):
+	case f.safe(lists):
 		f.seen = nil
 		return true, nil
 	}
@@ -53,7 +75,7 @@ func (b *buffered) refuseWeak() {
 	payload := append([]byte{1}, ssh.Marshal(struct {
 		Reason         uint32
 		Text, Language string
-	}{keyExchangeFailed, "strict key exchange (" + strictKex + ") is needed: update your SSH client", ""})...)
+	}{keyExchangeFailed, "strict key exchange (" + strictKex + ") or AES-GCM (-c " + ssh.CipherAES128GCM + ") is needed: update your SSH client", ""})...)
 	padding := 8 - (5+len(payload))%8
 	if padding < 4 {
 		padding += 8

@@ -9,10 +9,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// firstPacket is an identification and an offer of the key exchanges.
-func firstPacket(kex string) []byte {
+// firstPacket is an identification and an offer of the key exchanges and ciphers.
+func firstPacket(kex, there, back string) []byte {
 	payload := append([]byte{20}, make([]byte, 16)...)
-	for _, list := range []string{kex, "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com", "", "", "none", "none", "", ""} {
+	for _, list := range []string{kex, "ssh-ed25519", there, back, "", "", "none", "none", "", ""} {
 		payload = append(payload, ssh.Marshal(struct{ S string }{list})...)
 	}
 	payload = append(payload, 0, 0, 0, 0, 0)
@@ -22,7 +22,8 @@ func firstPacket(kex string) []byte {
 }
 
 func TestFirstOffer(t *testing.T) {
-	strict := firstPacket("curve25519-sha256," + strictKex)
+	const curve, chacha, gcm = "curve25519-sha256", "chacha20-poly1305@openssh.com,aes128-gcm@openssh.com", "aes128-cbc,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com"
+	strict := firstPacket(curve+","+strictKex, chacha, chacha)
 	hoped := append([]byte("teleport-resume/1 new key\r\n"), strict...)
 	other := bytes.Clone(strict)
 	other[bytes.IndexByte(other, '\n')+6] = 2 // not an offer
@@ -33,9 +34,13 @@ func TestFirstOffer(t *testing.T) {
 		"strict":            {strict, true},
 		"line_before":       {hoped, true},
 		"more_behind":       {append(bytes.Clone(strict), 1, 2, 3), true},
-		"not_strict":        {firstPacket("curve25519-sha256"), false},
-		"of_a_server":       {firstPacket("curve25519-sha256,kex-strict-s-v00@openssh.com"), false},
-		"almost":            {firstPacket("curve25519-sha256,x" + strictKex), false},
+		"not_strict":        {firstPacket(curve, chacha, chacha), false},
+		"gcm":               {firstPacket(curve, gcm, gcm), true},
+		"gcm_one_way":       {firstPacket(curve, gcm, chacha), false},
+		"gcm_the_other_way": {firstPacket(curve, chacha, gcm), false},
+		"counter_mode":      {firstPacket(curve, "aes128-ctr", "aes128-ctr"), false},
+		"of_a_server":       {firstPacket(curve+",kex-strict-s-v00@openssh.com", chacha, chacha), false},
+		"almost":            {firstPacket(curve+",x"+strictKex, chacha, chacha), false},
 		"another_message":   {other, false},
 		"no_end_of_line":    {[]byte("SSH-" + strings.Repeat("x", maxGreeting)), false},
 		"no_end_of_packet":  {append([]byte("SSH-2.0-x\r\n\x00\x00\xff\xff\x04\x14"), make([]byte, maxGreeting)...), false},
@@ -44,7 +49,7 @@ func TestFirstOffer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, step := range []int{1, 7, len(tt.sent)} {
-				f, over, err := &firstOffer{}, false, error(nil)
+				f, over, err := &firstOffer{ciphers: algorithms().Ciphers}, false, error(nil)
 				for rest := tt.sent; len(rest) > 0 && !over && err == nil; {
 					n := min(step, len(rest))
 					over, err = f.see(rest[:n])

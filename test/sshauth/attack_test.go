@@ -222,7 +222,7 @@ func (s *site) packets(t *testing.T, w way) {
 func keyExchanges(t *testing.T, w way) {
 	strict := ",kex-strict-c-v00@openssh.com"
 	for name, change := range map[string]func(*offer){
-		"not_strict":             func(o *offer) { o.kex = "curve25519-sha256" },
+		"not_strict":             func(o *offer) { o.kex, o.ciphers = "curve25519-sha256", "chacha20-poly1305@openssh.com,aes128-ctr" },
 		"message_in_between":     func(o *offer) { o.ignore = true },
 		"diffie_hellman_sha1":    func(o *offer) { o.kex = "diffie-hellman-group14-sha1,diffie-hellman-group1-sha1" + strict },
 		"diffie_hellman_group14": func(o *offer) { o.kex = "diffie-hellman-group14-sha256" + strict },
