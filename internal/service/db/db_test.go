@@ -161,7 +161,7 @@ func TestNative(t *testing.T) {
 	}
 	defer raw.Close()
 	fmt.Fprintln(raw, "starttls")
-	c := tls.Client(raw, &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}) //nolint:gosec // an old client
+	c := tls.Client(raw, &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
 	fmt.Fprintln(c, "scott main")
 	if line, err := readLine(c); err != nil || line != "welcome" {
 		t.Errorf("a native client gets %q, %v", line, err)

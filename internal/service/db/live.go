@@ -178,7 +178,7 @@ func (s *Service) enforceLimits(ctx context.Context) {
 func (s *Service) look() time.Duration {
 	next := longestLook
 	for _, h := range s.live.list() {
-		reason, wait := s.due(h)
+		wait, reason := s.due(h)
 		if reason != nil {
 			h.end(reason)
 			continue
@@ -189,22 +189,22 @@ func (s *Service) look() time.Duration {
 }
 
 // due returns why the session is to end now, or when to look again.
-func (s *Service) due(h *session) (reason error, wait time.Duration) {
+func (s *Service) due(h *session) (wait time.Duration, reason error) {
 	o := s.optionsOf(h.user)
 	wait = longestLook
 	if o.DisconnectExpired {
 		left := h.user.Expires.Sub(s.cfg.Now())
 		if left <= 0 {
-			return fault.Denied("the session is over: your certificate has expired, log in again"), 0
+			return 0, fault.Denied("the session is over: your certificate has expired, log in again")
 		}
 		wait = min(wait, left)
 	}
 	if o.IdleTimeout > 0 {
 		left := o.IdleTimeout - h.client.silence()
 		if left <= 0 {
-			return fault.Denied("the session is over: nothing was done in it for %s", o.IdleTimeout), 0
+			return 0, fault.Denied("the session is over: nothing was done in it for %s", o.IdleTimeout)
 		}
 		wait = min(wait, left)
 	}
-	return nil, wait
+	return wait, nil
 }

@@ -92,7 +92,7 @@ func (t *table) run(ctx context.Context) {
 	t.mu.Unlock()
 	for ctx.Err() == nil {
 		changed := t.s.cfg.Cache.Changed(types.KindDatabase)
-		t.reconcile()
+		t.reconcile() //nolint:contextcheck // what it starts has the context of run, which may be another call's
 		select {
 		case <-changed:
 		case <-ctx.Done():

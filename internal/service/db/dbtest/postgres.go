@@ -1,7 +1,6 @@
 package dbtest
 
 import (
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -53,8 +52,5 @@ func (s *Server) StopPostgres() { s.Stop(syscall.SIGINT) }
 // PSQL runs statements as the superuser, and returns what psql prints.
 func (s *Server) PSQL(t testing.TB, sql string) string {
 	t.Helper()
-	if err := os.Chmod(s.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	return s.Setup(t, postgresBin(t, "psql"), "-X", "-At", "-v", "ON_ERROR_STOP=1", "-h", s.Dir, "-p", s.Port, "-U", "postgres", "-c", sql)
 }

@@ -52,7 +52,7 @@ func (b *lockedBuffer) String() string {
 func NewServer(t testing.TB, account string) *Server {
 	t.Helper()
 	// Not t.TempDir: its path may be longer than a socket's may be, and is closed to others.
-	dir, err := os.MkdirTemp("", "tlp-db-")
+	dir, err := os.MkdirTemp("", "tlp-db-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}

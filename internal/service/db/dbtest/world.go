@@ -22,8 +22,10 @@ import (
 	"testing"
 	"time"
 
+	gossh "golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	databasev1 "teleport/api/database/v1"
 	joinv1 "teleport/api/join/v1"
@@ -38,9 +40,6 @@ import (
 	"teleport/internal/service/db/engine"
 	"teleport/internal/state"
 	"teleport/internal/types"
-
-	gossh "golang.org/x/crypto/ssh"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -82,7 +81,7 @@ type World struct {
 	// protocol is that of the databases.
 	protocol string
 	holder   *state.Holder
-	ctx      context.Context //nolint:containedctx // of the tunnel that connections come by
+	ctx      context.Context // of the tunnel that connections come by
 	stop     func()
 }
 

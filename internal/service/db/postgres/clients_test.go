@@ -467,7 +467,7 @@ func TestDirectTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	// As libpq 17 does with sslnegotiation=direct.
-	raw, err := tls.Dial("tcp", w.alice.Direct(t, "pg"), &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) //nolint:gosec // only what it says by ALPN matters
+	raw, err := tls.Dial("tcp", w.alice.Direct(t, "pg"), &tls.Config{Certificates: []tls.Certificate{pair}, InsecureSkipVerify: true, NextProtos: []string{"postgresql"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,15 +64,15 @@ func (e *Engine) StartTLS(ctx context.Context, db *typesv1.Database, client net.
 		if err != nil {
 			return nil, err
 		}
-		switch {
-		case p.code == codeSSL:
+		switch p.code {
+		case codeSSL:
 			_, err := client.Write([]byte{'S'})
 			return nil, err
-		case p.code == codeGSS:
+		case codeGSS:
 			if _, err := client.Write([]byte{'N'}); err != nil {
 				return nil, err
 			}
-		case p.code == codeCancel:
+		case codeCancel:
 			if err := e.cancels.run(ctx, db.GetMetadata().GetName(), p.body, anybody); err != nil {
 				return nil, err
 			}
