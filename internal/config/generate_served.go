@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 
 	"teleport/internal/fault"
@@ -38,22 +39,30 @@ func Runnable() string {
 	return strings.Join(names, ", ")
 }
 
-// Run enables exactly the services of the roles.
-func (c *Config) Run(roles []types.SystemRole) error {
-	switches := map[types.SystemRole]*bool{
+// switches are what enables each service.
+func (c *Config) switches() map[types.SystemRole]*bool {
+	return map[types.SystemRole]*bool{
 		types.RoleAuth: &c.Auth.Enabled, types.RoleProxy: &c.Proxy.Enabled, types.RoleNode: &c.SSH.Enabled,
 		types.RoleApp: &c.App.Enabled, types.RoleDB: &c.DB.Enabled,
 	}
+}
+
+// Roles returns the system roles of the services that are enabled, sorted.
+func (c *Config) Roles() []types.SystemRole {
+	switches := c.switches()
+	return slices.DeleteFunc(runnable(), func(r types.SystemRole) bool { return !*switches[r] })
+}
+
+// SetRoles enables exactly the services of the roles.
+func (c *Config) SetRoles(roles []types.SystemRole) error {
+	switches := c.switches()
 	for _, r := range roles {
 		if switches[r] == nil {
 			return fault.Unsupported("service %q is not supported yet: expected some of %s", r.Flag(), Runnable())
 		}
 	}
-	for _, on := range switches {
-		*on = false
-	}
-	for _, r := range roles {
-		*switches[r] = true
+	for r, on := range switches {
+		*on = slices.Contains(roles, r)
 	}
 	return nil
 }

@@ -222,18 +222,7 @@ func (x *examination) configuration() finding {
 }
 
 // roles are those that the configuration enables.
-func (x *examination) roles() []types.SystemRole {
-	var out []types.SystemRole
-	for _, s := range []struct {
-		role    types.SystemRole
-		enabled bool
-	}{{types.RoleAuth, x.Config.Auth.Enabled}, {types.RoleProxy, x.Config.Proxy.Enabled}, {types.RoleNode, x.Config.SSH.Enabled}} {
-		if s.enabled {
-			out = append(out, s.role)
-		}
-	}
-	return out
-}
+func (x *examination) roles() []types.SystemRole { return x.Config.Roles() }
 
 func roleList(roles []types.SystemRole) string {
 	out := make([]string, len(roles))

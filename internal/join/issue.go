@@ -272,6 +272,9 @@ type LocalRequest struct {
 	Principals []string
 	// Public keys: SubjectPublicKeyInfo DER and SSH wire format.
 	TLSKey, SSHKey []byte
+	// Process is the run of the process: connections of it that were under way with what it
+	// had before are no copy of it.
+	Process string
 }
 
 // IssueLocal makes or renews the identity of Auth's own process.
@@ -293,7 +296,7 @@ func (s *Server) IssueLocal(ctx context.Context, req LocalRequest) (*joinv1.Gran
 	instance.Spec = &typesv1.InstanceSpec{
 		Hostname: req.Hostname, Roles: roleNames(req.Roles), JoinMethod: "local", Principals: req.Principals,
 	}
-	instance.Status.Renewed = now
+	instance.Status.Renewed, instance.Status.Process = now, req.Process
 	grant, err := s.grant(instance, req.TLSKey, req.SSHKey)
 	if err != nil {
 		return nil, err

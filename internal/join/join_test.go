@@ -472,6 +472,33 @@ func (f *fixture) renew(from *state.State) (*state.State, error) {
 	return join.Renew(context.Background(), joinv1.NewJoinServiceClient(conn), from, nil)
 }
 
+// The process of Auth makes its identity anew while it runs: what it had under way with
+// the one before is no copy, and a copy is one.
+func TestLocalRenewalIsNoClone(t *testing.T) {
+	f := newFixture(t)
+	ctx := context.Background()
+	id := ""
+	issue := func() uint64 {
+		pair, err := join.NewKeyPair()
+		check(t, err)
+		grant, err := f.server.IssueLocal(ctx, join.LocalRequest{
+			HostID: id, Hostname: "auth-1", Roles: []types.SystemRole{types.RoleAuth}, TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic, Process: "run-1",
+		})
+		check(t, err)
+		id = grant.GetHostId()
+		return grant.GetGeneration()
+	}
+	first := issue()
+	issue()
+	old := identity.Host{ID: id, Generation: first}
+	for process, want := range map[string]string{"run-1": join.CodeReplaced, "run-2": join.CodeIdentityCloned} {
+		err := f.server.SeenGeneration(rpc.WithCaller(ctx, rpc.Caller{Process: process}), old)
+		if fault.Code(err) != want {
+			t.Errorf("generation %d of process %s = %v, want %s", first, process, err, want)
+		}
+	}
+}
+
 func TestRenewIsTwoPhaseAndShowsClones(t *testing.T) {
 	f := newFixture(t)
 	f.token(secret)

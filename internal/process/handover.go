@@ -238,19 +238,30 @@ func (p *process) handOver(ctx context.Context, cfg *config.Config) []string {
 	}
 	notifySystemd("MAINPID=" + strconv.Itoa(pid))
 	p.log.InfoContext(ctx, "handed over, ending with the last open connection", "pid", pid, "connections", p.openConnections())
-	// The new process accepts on its own copies.
+	// The new process accepts on its own copies, and says from now on what there is.
+	p.servers.freeze()
 	if s := p.ssh.Load(); s != nil {
 		s.Drain()
+	}
+	if s := p.app.Load(); s != nil {
+		s.Drain(ctx)
 	}
 	return []string{"diag", "renewal"}
 }
 
 // openConnections is how many connections users have to this process.
 func (p *process) openConnections() int {
+	n := 0
 	if s := p.ssh.Load(); s != nil {
-		return s.Open()
+		n += s.Open()
 	}
-	return 0
+	if s := p.app.Load(); s != nil {
+		n += s.Open()
+	}
+	if s := p.db.Load(); s != nil {
+		n += s.Open()
+	}
+	return n
 }
 
 // waitDrained returns when the process has handed over and nobody uses it any more.

@@ -91,6 +91,7 @@ func (p *process) newLocal(ctx context.Context) (*state.State, error) {
 	}
 	grant, err := p.auth.Join().IssueLocal(ctx, join.LocalRequest{
 		HostID: p.hostID, Hostname: p.config().Nodename, Roles: p.roles(), Principals: p.principals(), TLSKey: pair.TLSPublic, SSHKey: pair.SSHPublic,
+		Process: p.runID,
 	})
 	if err != nil {
 		return nil, err

@@ -28,7 +28,9 @@ import (
 	"teleport/internal/diag"
 	"teleport/internal/join/all"
 	"teleport/internal/join/method"
+	"teleport/internal/service/app"
 	"teleport/internal/service/auth"
+	"teleport/internal/service/db"
 	"teleport/internal/service/ssh"
 	"teleport/internal/state"
 	"teleport/internal/types"
@@ -105,7 +107,13 @@ type process struct {
 	// hostID is the id of an Auth process; others get theirs by joining.
 	hostID  string
 	ssh     atomic.Pointer[ssh.Service]
+	app     atomic.Pointer[app.Service]
+	db      atomic.Pointer[db.Service]
 	servers *servers
+	// agentConns are the connections to Auth of the services that have their own.
+	agentConns agentConns
+	// debugApp is the application that app_service.debug_app asks for.
+	debugApp debugApp
 	// sessionsChanged has a value when sessions returns something else.
 	sessionsChanged chan struct{}
 	// enforcers end what locks forbid.
@@ -113,6 +121,8 @@ type process struct {
 	// renewNow asks for a renewal ahead of its time, newStream for a control stream
 	// with the identity of now.
 	renewNow, newStream chan struct{}
+	// newTunnel asks for a tunnel with the identity of now.
+	newTunnel chan struct{}
 	// changing is held while the identity is made anew: what it is for follows from the
 	// configuration, which changes too.
 	changing sync.Mutex
@@ -147,6 +157,7 @@ func newProcess(opts Options) *process {
 		listeners:       map[string]net.Listener{},
 		renewNow:        make(chan struct{}, 1),
 		newStream:       make(chan struct{}, 1),
+		newTunnel:       make(chan struct{}, 1),
 	}
 	p.cfg.Store(opts.Config)
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), p.health)
@@ -195,6 +206,7 @@ func (p *process) run(ctx context.Context) (err error) {
 	if p.proxyConn != nil {
 		_ = p.proxyConn.Close()
 	}
+	p.agentConns.close()
 	return err
 }
 
@@ -216,6 +228,8 @@ func (p *process) steps() []step {
 	add(true, "control", p.makeControl)
 	add(p.config().Proxy.Enabled, "proxy", p.makeProxy)
 	add(p.config().SSH.Enabled, stepSSH, p.makeSSH)
+	add(p.config().App.Enabled, stepApp, p.makeApp)
+	add(p.config().DB.Enabled, stepDB, p.makeDB)
 	add(true, "tunnel", p.makeTunnel)
 	add(true, "renewal", p.makeRenewal)
 	add(true, "ready", func(ctx context.Context) (Service, error) {
@@ -230,21 +244,7 @@ func (p *process) steps() []step {
 }
 
 // roles returns the system roles that the configuration enables, sorted.
-func (p *process) roles() []types.SystemRole { return rolesOf(p.config()) }
-
-func rolesOf(cfg *config.Config) []types.SystemRole {
-	var out []types.SystemRole
-	if cfg.Auth.Enabled {
-		out = append(out, types.RoleAuth)
-	}
-	if cfg.SSH.Enabled {
-		out = append(out, types.RoleNode)
-	}
-	if cfg.Proxy.Enabled {
-		out = append(out, types.RoleProxy)
-	}
-	return out
-}
+func (p *process) roles() []types.SystemRole { return p.config().Roles() }
 
 // listen opens every port before anything else happens, so that an address in use
 // is the first thing said and changes nothing on disk. Only an agent that is given
@@ -335,42 +335,4 @@ func (p *process) noteSessions() {
 	case p.sessionsChanged <- struct{}{}:
 	default:
 	}
-}
-
-// servers is what the process announces: one resource per service.
-type servers struct {
-	mu      sync.Mutex
-	byKind  map[string]*typesv1.Server
-	changed chan struct{}
-}
-
-func newServers() *servers {
-	return &servers{byKind: map[string]*typesv1.Server{}, changed: make(chan struct{}, 1)}
-}
-
-// announce sets the resource of one service.
-func (s *servers) announce(srv *typesv1.Server) {
-	s.mu.Lock()
-	s.byKind[srv.GetKind()] = srv
-	s.mu.Unlock()
-	nudge(s.changed)
-}
-
-// withdraw takes the resource of one service back.
-func (s *servers) withdraw(kind string) {
-	s.mu.Lock()
-	delete(s.byKind, kind)
-	s.mu.Unlock()
-	nudge(s.changed)
-}
-
-// list returns the resources.
-func (s *servers) list() []types.Resource {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]types.Resource, 0, len(s.byKind))
-	for _, srv := range s.byKind {
-		out = append(out, srv)
-	}
-	return out
 }

@@ -11,7 +11,11 @@ import (
 )
 
 // Names of the steps that come and go while the process runs.
-const stepSSH = "ssh"
+const (
+	stepSSH = "ssh"
+	stepApp = "app"
+	stepDB  = "db"
+)
 
 // change goes over to another configuration while the process runs: services that it
 // adds join and start, services that it drops stop, all others go on with their
@@ -42,11 +46,16 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 	}
 	// What stays as it was started with is kept; the rest is what this is about.
 	next := *old
-	next.Join, next.CAPins, next.SSH = cfg.Join, cfg.CAPins, cfg.SSH
+	next.Join, next.CAPins, next.SSH, next.App, next.DB = cfg.Join, cfg.CAPins, cfg.SSH, cfg.App, cfg.DB
+	if next.App.Enabled || next.DB.Enabled {
+		if err := p.needsProxy("app_service, db_service", &next); err != nil {
+			return refuse(err)
+		}
+	}
 	p.changing.Lock()
 	defer p.changing.Unlock()
 	p.cfg.Store(&next)
-	added := slices.DeleteFunc(rolesOf(&next), func(r types.SystemRole) bool { return slices.Contains(p.holder.State().Roles, r) })
+	added := slices.DeleteFunc(next.Roles(), func(r types.SystemRole) bool { return slices.Contains(p.holder.State().Roles, r) })
 	if len(added) > 0 && p.auth == nil {
 		if err := p.joinAgain(ctx); err != nil {
 			p.cfg.Store(old)
@@ -62,20 +71,70 @@ func (p *process) change(ctx context.Context, cfg *config.Config) (stop []string
 		if err := p.showIdentity(); err != nil {
 			p.log.WarnContext(ctx, "the connection to Auth could not be made anew", "error", err)
 		}
+		nudge(p.newTunnel)
 	}
-	switch {
-	case next.SSH.Enabled && !old.SSH.Enabled:
-		start = append(start, step{stepSSH, p.makeSSH})
-		p.health.Starting(stepSSH)
-	case !next.SSH.Enabled && old.SSH.Enabled:
-		p.ssh.Store(nil)
-		p.servers.withdraw(types.KindNode)
-		delete(p.listeners, keySSH) // the service closes it
-		stop = append(stop, stepSSH)
+	// What cannot be made is found out before anything is stopped.
+	for _, s := range p.comers(old, &next) {
+		service, err := s.make(ctx)
+		if err != nil {
+			p.cfg.Store(old)
+			for _, made := range start {
+				if ln := p.listeners[keySSH]; made.name == stepSSH && ln != nil {
+					_ = ln.Close() // it never got to be the service's
+				}
+				p.forget(made.name)
+			}
+			nudge(p.renewNow)
+			return refuse(err)
+		}
+		start = append(start, step{s.name, func(context.Context) (Service, error) { return service, nil }})
+	}
+	for _, s := range start {
+		p.health.Starting(s.name)
+	}
+	for _, s := range p.comers(&next, old) {
+		p.forget(s.name)
+		stop = append(stop, s.name)
 		nudge(p.renewNow)
 	}
-	p.log.InfoContext(ctx, "changed over to the configuration", "services", rolesOf(&next))
+	p.updateServed(ctx, &next)
+	p.log.InfoContext(ctx, "changed over to the configuration", "services", next.Roles())
 	return stop, start
+}
+
+// comers are the services that the second configuration has and the first has not.
+func (p *process) comers(before, after *config.Config) []step {
+	var out []step
+	for _, s := range []struct {
+		was, is bool
+		step    step
+	}{
+		{before.SSH.Enabled, after.SSH.Enabled, step{stepSSH, p.makeSSH}},
+		{before.App.Enabled, after.App.Enabled, step{stepApp, p.makeApp}},
+		{before.DB.Enabled, after.DB.Enabled, step{stepDB, p.makeDB}},
+	} {
+		if s.is && !s.was {
+			out = append(out, s.step)
+		}
+	}
+	return out
+}
+
+// forget takes a service that stops, or that never started, out of the books.
+func (p *process) forget(name string) {
+	switch name {
+	case stepSSH:
+		p.ssh.Store(nil)
+		p.servers.withdrawAll(types.KindNode)
+		delete(p.listeners, keySSH) // the service closes it
+	case stepApp:
+		p.app.Store(nil)
+		p.servers.withdrawAll(types.KindAppServer)
+		p.debugApp.stop()
+	case stepDB:
+		p.db.Store(nil)
+		p.servers.withdrawAll(types.KindDatabaseServer)
+	}
 }
 
 // fixed names the first section that differs and is only read at the start.

@@ -14,7 +14,6 @@ import (
 	joinv1 "teleport/api/join/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/backend/sqlite"
-	"teleport/internal/ca"
 	"teleport/internal/control"
 	"teleport/internal/fault"
 	"teleport/internal/join"
@@ -24,7 +23,6 @@ import (
 	"teleport/internal/service/proxy"
 	"teleport/internal/service/ssh"
 	"teleport/internal/state"
-	"teleport/internal/tunnel"
 	"teleport/internal/types"
 	"teleport/internal/version"
 )
@@ -255,6 +253,7 @@ func (p *process) makeProxy(context.Context) (Service, error) {
 		Keypairs:               keypairs,
 		KeypairsReloadInterval: p.config().Proxy.HTTPSKeypairsReloadInterval,
 		OpenSSHSources:         p.config().Proxy.OpenSSHSources,
+		Local:                  localServices{p},
 		PublicAddr:             publicAddrs[0],
 		Log:                    p.log.With("service", "proxy"),
 		Registerer:             p.registry,
@@ -323,7 +322,7 @@ func (p *process) makeSSH(ctx context.Context) (Service, error) {
 		AdvertiseAddr: advertise,
 		UseTunnel:     p.viaProxy,
 		Siblings:      p.config().DataDir,
-		Announce:      p.servers.announce,
+		Announce:      func(srv *typesv1.Server) { p.servers.announce(srv) },
 
 		SessionsChanged: p.noteSessions,
 
@@ -362,53 +361,6 @@ func (p *process) advertised(listen string) string {
 		host = p.config().Nodename
 	}
 	return net.JoinHostPort(host, port)
-}
-
-// makeTunnel keeps the reverse tunnel, if this process is behind a Proxy.
-func (p *process) makeTunnel(context.Context) (Service, error) {
-	if !p.viaProxy {
-		return nil, nil
-	}
-	return serviceFunc{"tunnel", func(ctx context.Context, ready func()) error {
-		return tunnel.RunAgent(ctx, tunnel.AgentConfig{
-			Addr:    p.authAddr(),
-			TLS:     ca.ClientTLS(nil, p.holder.Trust, types.RoleProxy),
-			Signer:  p.tunnelSigner,
-			HostKey: p.tunnelHostKey,
-			Handle:  p.handleTunnel,
-			Dial:    p.dialTunnel,
-			Log:     p.log.With("service", "tunnel"),
-		}, func(connected bool) {
-			if connected {
-				p.health.Ready("tunnel")
-				ready()
-				return
-			}
-			p.health.Degraded("tunnel", fmt.Errorf("no tunnel to %s", p.authAddr()))
-		})
-	}}, nil
-}
-
-// dialTunnel reaches the Proxy. A process that has handed over keeps its tunnel for what
-// is open, and opens no other one.
-func (p *process) dialTunnel(ctx context.Context, network, addr string) (net.Conn, error) {
-	if p.draining.Load() {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}
-	return (&net.Dialer{Timeout: tunnelDialTimeout}).DialContext(ctx, network, addr)
-}
-
-const tunnelDialTimeout = 10 * time.Second
-
-// handleTunnel serves a connection that came through the tunnel.
-func (p *process) handleTunnel(ctx context.Context, conn net.Conn, req tunnel.Request) {
-	if s := p.ssh.Load(); req.Service == types.RoleNode && s != nil {
-		s.HandleConn(ctx, conn, req.ClientAddr)
-		return
-	}
-	p.log.WarnContext(ctx, "refused a connection for a service that does not run here", "wanted", req.Service)
-	_ = conn.Close()
 }
 
 // makeRenewal renews the identity at a third of its life, and drops the roles that
@@ -454,6 +406,9 @@ func (p *process) showIdentity() error {
 		if err := p.proxyConn.Renew(); err != nil {
 			return err
 		}
+	}
+	if err := p.agentConns.renew(); err != nil {
+		return err
 	}
 	if err := p.conn.Renew(); err != nil {
 		return err

@@ -55,14 +55,7 @@ type served struct {
 }
 
 func newTable(s *Service) *table {
-	t := &table{s: s, static: map[string]*typesv1.App{}, served: map[string]*served{}, warned: map[string]string{}}
-	// A matcher matches as the labels of a role do.
-	var roles []*typesv1.Role
-	for _, m := range s.cfg.Matchers {
-		roles = append(roles, &typesv1.Role{Spec: &typesv1.RoleSpec{Allow: &typesv1.RoleConditions{AppLabels: m}}})
-	}
-	t.matches = access.NewChecker(access.Subject{Roles: roles})
-	return t
+	return &table{s: s, matches: matcher(s.cfg.Matchers), static: map[string]*typesv1.App{}, served: map[string]*served{}, warned: map[string]string{}}
 }
 
 // setStatic replaces the static applications.
