@@ -413,6 +413,7 @@ func TestPAMCopies(t *testing.T) {
 	b := newBook(t)
 	// The module says the same for everybody: who is in another world sees another directory.
 	const instances = "/home/instances"
+	t.Cleanup(func() { _, _ = os.RemoveAll(instances), os.RemoveAll("/home/shared") })
 	if err := errors.Join(os.Mkdir(instances, 0), os.Mkdir("/home/shared", 0o777), os.Chmod("/home/shared", 0o777),
 		os.WriteFile("/etc/security/namespace.conf", []byte("/home/shared "+instances+"/ user root\n"), 0o644)); err != nil {
 		t.Fatal(err)
