@@ -49,7 +49,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.configPath, "config", "c", "", "configuration file of the Auth Service on this host [$TELEPORT_CONFIG_FILE]")
 	f.StringVarP(&a.identity, "identity", "i", "", "identity file; needs --auth-server [$TELEPORT_IDENTITY_FILE]")
 	f.BoolVarP(&a.debug, "debug", "d", false, "write what is done to standard error")
-	screen.Group(root, newTokens(a), newNodes(a), newUsers(a), newCreate(a), newGet(a), newEdit(a), newRm(a),
+	screen.Group(root, newTokens(a), newNodes(a), newApps(a), newDatabases(a), newUsers(a), newCreate(a), newGet(a), newEdit(a), newRm(a),
 		newListKinds(a), newLock(a), newAlerts(a), newStatus(a), newAuth(a), newAudit(a), newAccess(a), newBoundKeypair(a), newVersion(a))
 	help := root.RunE
 	showVersion := root.Flags().Bool("version", false, "show the version of tctl")

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	databasev1 "teleport/api/database/v1"
 	resourcev1 "teleport/api/resource/v1"
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/client/screen"
@@ -17,8 +20,9 @@ import (
 // exportKind is a form in which an authority is exported.
 type exportKind struct {
 	authority string
-	// tls takes the certificates, else the SSH keys; known makes lines of known_hosts.
-	tls, known bool
+	// tls takes the certificates, else the SSH keys; known makes lines of known_hosts, and
+	// der the bare certificate of the active key.
+	tls, known, der bool
 }
 
 func exportKinds() map[string]exportKind {
@@ -26,10 +30,12 @@ func exportKinds() map[string]exportKind {
 		"user": {authority: types.CAUser}, "host": {authority: types.CAHost, known: true}, "openssh": {authority: types.CAOpenSSH},
 		"tls-user": {authority: types.CAUser, tls: true}, "tls-host": {authority: types.CAHost, tls: true},
 		"db": {authority: types.CADB, tls: true}, "db-client": {authority: types.CADBClient, tls: true},
+		"tls-user-der": {authority: types.CAUser, tls: true, der: true}, "tls-host-der": {authority: types.CAHost, tls: true, der: true},
+		"db-der": {authority: types.CADB, tls: true, der: true}, "db-client-der": {authority: types.CADBClient, tls: true, der: true},
 	}
 }
 
-const exportTypes = "user, host, openssh, tls-user, tls-host, db, db-client"
+const exportTypes = "user, host, openssh, tls-user, tls-host, db, db-client, tls-user-der, tls-host-der, db-der, db-client-der"
 
 func newAuthExport(a *app) *cobra.Command {
 	var typ string
@@ -61,8 +67,11 @@ func runAuthExport(ctx context.Context, a *app, typ string) error {
 		if !ok {
 			return fault.Invalid("the cluster answered with another kind than %s", types.KindCertAuthority)
 		}
-		var out strings.Builder
 		spec := authority.GetSpec()
+		if kind.der {
+			return a.writeDER(spec.GetActiveKeys().GetTls())
+		}
+		var out strings.Builder
 		for _, set := range []*typesv1.CertAuthorityKeys{spec.GetActiveKeys(), spec.GetAdditionalTrustedKeys()} {
 			if kind.tls {
 				for _, pair := range set.GetTls() {
@@ -78,5 +87,56 @@ func runAuthExport(ctx context.Context, a *app, typ string) error {
 			}
 		}
 		return a.print("%s", out.String())
+	})
+}
+
+// writeDER writes the certificate of the active key, of which there is one: programs that
+// take this form read no second one.
+func (a *app) writeDER(pairs []*typesv1.TlsKeyPair) error {
+	if len(pairs) == 0 {
+		return fault.NotFound("the authority has no certificate")
+	}
+	block, _ := pem.Decode([]byte(pairs[0].GetCert()))
+	if block == nil {
+		return fault.Invalid("the certificate of the authority cannot be read")
+	}
+	_, err := a.Out.Write(block.Bytes)
+	return err
+}
+
+func newAuthCRL(a *app) *cobra.Command {
+	var typ, out, format string
+	cmd := &cobra.Command{
+		Use:   "crl --type=db_client",
+		Short: "Print an empty list of revoked certificates, for database servers that take no client certificate without one",
+		Args:  screen.Args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if format != "pem" && format != "der" {
+				return screen.Usage("--format=%s: use pem or der", format)
+			}
+			return runAuthCRL(cmd.Context(), a, strings.ReplaceAll(typ, "-", "_"), out, format)
+		},
+	}
+	cmd.Flags().StringVar(&typ, "type", types.CADBClient, "the authority: host, user, db, db_client")
+	cmd.Flags().StringVarP(&out, "out", "o", "", "file to write, instead of standard output")
+	cmd.Flags().StringVar(&format, "format", "pem", "pem or der")
+	return cmd
+}
+
+func runAuthCRL(ctx context.Context, a *app, typ, out, format string) error {
+	return a.with(ctx, func(conn grpc.ClientConnInterface) error {
+		resp, err := databasev1.NewDatabaseServiceClient(conn).SignRevocations(ctx, &databasev1.SignRevocationsRequest{Authority: typ})
+		if err != nil {
+			return fmt.Errorf("sign the list of revoked certificates: %w", err)
+		}
+		list := resp.GetList()
+		if format == "pem" {
+			list = pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: list})
+		}
+		if out != "" {
+			return a.writeFiles(true, []outFile{{out, list, 0o644}})
+		}
+		_, err = a.Out.Write(list)
+		return err
 	})
 }

@@ -28,18 +28,21 @@ type signOptions struct {
 }
 
 func newAuth(a *app) *cobra.Command {
-	return screen.Group(&cobra.Command{Use: "auth", Short: "Certificates for automation and for OpenSSH servers, and authorities to trust"}, newAuthSign(a), newAuthExport(a))
+	return screen.Group(&cobra.Command{Use: "auth", Short: "Certificates for automation, databases and OpenSSH servers, and authorities to trust"}, newAuthSign(a), newAuthExport(a), newAuthCRL(a))
 }
 
 func newAuthSign(a *app) *cobra.Command {
 	var o signOptions
 	cmd := &cobra.Command{
 		Use:   "sign {--user=NAME|--host=SERVER} --out=FILE",
-		Short: "Write certificates of a user to a file, for tsh -i, tctl -i or OpenSSH; or a host key and its certificate for an OpenSSH server",
+		Short: "Write certificates of a user to a file, for tsh -i, tctl -i or OpenSSH; or those of a database server or an OpenSSH server",
 		Args:  screen.Args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if (o.user == "") == (o.host == "") || o.out == "" {
 				return screen.Usage("tctl auth sign: --out and either --user or --host are needed")
+			}
+			if _, ok := databaseFormats()[o.format]; ok && o.host != "" {
+				return runAuthSignDatabase(cmd.Context(), a, o, cmd.Flags().Changed("ttl"))
 			}
 			if o.host != "" {
 				return runAuthSignHost(cmd.Context(), a, o, cmd.Flags().Changed("ttl"))
@@ -49,10 +52,10 @@ func newAuthSign(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.user, "user", "", "name of the user")
-	f.StringVar(&o.host, "host", "", "id or host name of an OpenSSH server, and more names for its certificate, comma-separated; needs --format=openssh")
+	f.StringVar(&o.host, "host", "", "names and addresses of a database server, comma-separated; with --format=openssh the id or host name of an OpenSSH server, and more names for its certificate")
 	f.StringVarP(&o.out, "out", "o", "", "file to write")
-	f.DurationVar(&o.ttl, "ttl", defaultSignTTL, "life of the certificates; with --host a year unless it is given")
-	f.StringVar(&o.format, "format", client.FormatFile, "file (everything in one) or openssh (a key and FILE-cert.pub)")
+	f.DurationVar(&o.ttl, "ttl", defaultSignTTL, "life of the certificates; of a database server 90 days and of an OpenSSH server a year unless it is given")
+	f.StringVar(&o.format, "format", client.FormatFile, "file (everything in one) or openssh (a key and FILE-cert.pub); of a database server "+databaseFormatNames)
 	f.BoolVar(&o.overwrite, "overwrite", false, "replace existing files")
 	return cmd
 }

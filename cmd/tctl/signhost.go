@@ -26,7 +26,7 @@ import (
 // names that follow it behind commas are additional ones.
 func runAuthSignHost(ctx context.Context, a *app, o signOptions, ttlSet bool) error {
 	if o.format != client.FormatOpenSSH {
-		return screen.Usage("tctl auth sign --host: --format=%s is needed", client.FormatOpenSSH)
+		return screen.Usage("tctl auth sign --host: --format=%s is needed for an OpenSSH server; for a database server use %s", client.FormatOpenSSH, databaseFormatNames)
 	}
 	names := strings.Split(o.host, ",")
 	key, err := keys.Generate(keys.Ed25519)
@@ -57,24 +57,35 @@ func runAuthSignHost(ctx context.Context, a *app, o signOptions, ttlSet bool) er
 		if err != nil {
 			return fault.Invalid("the certificate cannot be read: %w", err)
 		}
-		for _, f := range []struct {
-			path string
-			data []byte
-			mode fs.FileMode
-		}{
+		if err := a.writeFiles(o.overwrite, []outFile{
 			{o.out, pem.EncodeToMemory(block), 0o600},
 			{o.out + "-cert.pub", ssh.MarshalAuthorizedKey(cert), 0o644},
 			{o.out + "-trusted.pub", []byte(strings.Join(resp.GetTrustedKeys(), "\n") + "\n"), 0o644},
-		} {
-			if err := writeNew(f.path, f.data, f.mode, o.overwrite); err != nil {
-				return err
-			}
-			if err := a.print("Wrote %s\n", screen.Escape(f.path)); err != nil {
-				return err
-			}
+		}); err != nil {
+			return err
 		}
 		return a.print("The host certificate is good until %s\n", resp.GetExpires().AsTime().UTC().Format(time.RFC3339))
 	})
+}
+
+// outFile is a file to write.
+type outFile struct {
+	path string
+	data []byte
+	mode fs.FileMode
+}
+
+// writeFiles writes all of them, and says so.
+func (a *app) writeFiles(overwrite bool, files []outFile) error {
+	for _, f := range files {
+		if err := writeNew(f.path, f.data, f.mode, overwrite); err != nil {
+			return err
+		}
+		if err := a.print("Wrote %s\n", screen.Escape(f.path)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeNew writes a file that must not be there yet, unless overwrite is set.

@@ -29,6 +29,7 @@ type tokenOptions struct {
 	roles, value, labels, format string
 	ttl                          time.Duration
 	maxUses                      uint32
+	serves                       servesOptions
 }
 
 func newTokens(a *app) *cobra.Command {
@@ -55,6 +56,7 @@ func newTokensAdd(a *app) *cobra.Command {
 	f.StringVar(&o.value, "value", "", "secret to use instead of a random one (it shows in the shell's history)")
 	f.StringVar(&o.labels, "labels", "", "labels that every machine that joins gets, a=b,c=d")
 	f.Uint32Var(&o.maxUses, "max-uses", 0, "how many machines may join; 0 is no limit")
+	o.serves.addFlags(f)
 	o.formatFlag(cmd)
 	return cmd
 }
@@ -77,7 +79,7 @@ func runTokensAdd(ctx context.Context, a *app, o tokenOptions) error {
 		if err != nil {
 			return fmt.Errorf("make a token: %w", err)
 		}
-		made := newToken{Token: resp.GetSecret(), ID: resp.GetToken().GetMetadata().GetName(), Roles: req.GetRoles(), Labels: req.GetLabels()}
+		made := newToken{serves: o.serves, Token: resp.GetSecret(), ID: resp.GetToken().GetMetadata().GetName(), Roles: req.GetRoles(), Labels: req.GetLabels()}
 		if exp := resp.GetToken().GetMetadata().GetExpires(); exp != nil {
 			made.Expires = exp.AsTime()
 		}
@@ -108,6 +110,9 @@ func (o tokenOptions) request() (*tokenv1.CreateTokenRequest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := o.serves.check(roles); err != nil {
+		return nil, err
+	}
 	if o.ttl < time.Second {
 		return nil, fault.Invalid("--ttl=%s: a token has to work for a second at least", o.ttl)
 	}
@@ -126,6 +131,8 @@ type newToken struct {
 	Roles   []string          `json:"roles" yaml:"roles"`
 	Labels  map[string]string `json:"labels,omitempty" yaml:"labels,omitempty"`
 	Expires time.Time         `json:"expires" yaml:"expires"`
+
+	serves servesOptions
 }
 
 // write says how to use the token.
@@ -146,8 +153,17 @@ func (t newToken) writeCommand(out *strings.Builder, ttl time.Duration, status *
 		flags = append(flags, types.SystemRole(r).Flag())
 	}
 	addr := joinAddr(status)
-	out.WriteString("\nRun this on the new node to join the cluster:\n\n> teleport start \\\n")
-	fmt.Fprintf(out, "   --roles=%s \\\n", strings.Join(flags, ","))
+	command, more := t.serves.command()
+	if command == "" {
+		command, more = "teleport start", []string{"--roles=" + strings.Join(flags, ",")}
+		out.WriteString("\nRun this on the new node to join the cluster:\n")
+	} else {
+		out.WriteString("\nRun this on a machine that reaches it, to make it available in the cluster:\n")
+	}
+	fmt.Fprintf(out, "\n> %s \\\n", command)
+	for _, flag := range more {
+		fmt.Fprintf(out, "   %s \\\n", flag)
+	}
 	fmt.Fprintf(out, "   --token=%s \\\n", screen.Escape(t.Token))
 	for _, pin := range status.GetCaPins() {
 		fmt.Fprintf(out, "   --ca-pin=%s \\\n", screen.Escape(pin))

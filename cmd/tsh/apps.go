@@ -241,9 +241,9 @@ func (a *app) appConfig(ctx context.Context, home *client.Home, s *session, name
 		Name: name, CA: paths.CA, Cert: paths.Cert, Key: paths.Key,
 		URI: (&url.URL{Scheme: "https", Host: net.JoinHostPort(addr, port)}).String(),
 	}
-	lines := []string{"curl", "  --cert " + shellQuote(out.Cert), "  --key " + shellQuote(out.Key), "  " + shellQuote(out.URI)}
+	lines := []string{"curl", "  --cert " + screen.ShellQuote(out.Cert), "  --key " + screen.ShellQuote(out.Key), "  " + screen.ShellQuote(out.URI)}
 	if client.OwnAuthority(ctx, s.profile.Proxy, addr, s.credentials.Trust) {
-		lines = slices.Insert(lines, 1, "  --cacert "+shellQuote(out.CA))
+		lines = slices.Insert(lines, 1, "  --cacert "+screen.ShellQuote(out.CA))
 	}
 	out.Curl = strings.Join(lines, " \\\n")
 	return out

@@ -53,9 +53,9 @@ func runConfig(a *app, port uint16) error {
 // itself.
 func sshConfig(home *client.Home, p client.Profile, self, userHome string, port uint16) (string, error) {
 	paths := home.Paths(p)
-	command := shellQuote(self) + " proxy ssh --cluster=" + shellQuote(p.Cluster) + " --proxy=" + shellQuote(p.Proxy) + " '%r@%h:%p'"
+	command := screen.ShellQuote(self) + " proxy ssh --cluster=" + screen.ShellQuote(p.Cluster) + " --proxy=" + screen.ShellQuote(p.Proxy) + " '%r@%h:%p'"
 	if home.Dir() != filepath.Join(userHome, ".tsh") {
-		command = "env TELEPORT_HOME=" + shellQuote(home.Dir()) + " " + command
+		command = "env TELEPORT_HOME=" + screen.ShellQuote(home.Dir()) + " " + command
 	}
 	for _, s := range []string{home.Dir(), self} {
 		if strings.ContainsAny(s, "\"\n\r%$") {
@@ -76,12 +76,4 @@ func sshConfig(home *client.Home, p client.Profile, self, userHome string, port 
 	fmt.Fprintf(&out, "    ProxyCommand %s\n", command)
 	fmt.Fprintf(&out, "# End Teleport configuration for %s\n", p.Host())
 	return out.String(), nil
-}
-
-// shellQuote makes one word for the shell that runs a ProxyCommand.
-func shellQuote(s string) string {
-	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@-") == "" && s != "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -129,9 +129,9 @@ func (c dbConfig) command() (string, error) {
 	port := strconv.Itoa(int(c.Port))
 	switch c.Protocol {
 	case types.ProtocolPostgres, types.ProtocolCockroachDB:
-		return "psql " + shellQuote("service="+c.section), nil
+		return "psql " + screen.ShellQuote("service="+c.section), nil
 	case types.ProtocolMySQL:
-		return "mysql " + shellQuote("--defaults-group-suffix=_"+c.section), nil
+		return "mysql " + screen.ShellQuote("--defaults-group-suffix=_"+c.section), nil
 	case types.ProtocolRedis:
 		return words("redis-cli", "-h", "127.0.0.1", "-p", port, "--tls", "--sni", c.ServerName, "--cacert", c.CA, "--cert", c.Cert, "--key", c.Key), nil
 	case types.ProtocolMongoDB:
@@ -145,7 +145,7 @@ func (c dbConfig) command() (string, error) {
 // words makes a line for a shell.
 func words(args ...string) string {
 	for i, arg := range args {
-		args[i] = shellQuote(arg)
+		args[i] = screen.ShellQuote(arg)
 	}
 	return strings.Join(args, " ")
 }
@@ -237,7 +237,7 @@ func runDBEnv(ctx context.Context, a *app, name, format, cluster string) error {
 	}
 	var out strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(&out, "export %s=%s\n", name, shellQuote(values[name]))
+		fmt.Fprintf(&out, "export %s=%s\n", name, screen.ShellQuote(values[name]))
 	}
 	return a.print("%s", out.String())
 }

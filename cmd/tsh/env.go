@@ -40,5 +40,5 @@ func runEnv(a *app, format string, unset bool) error {
 	case screen.YAML:
 		return screen.WriteYAML(a.Out, values)
 	}
-	return a.print("export TELEPORT_PROXY=%s\nexport TELEPORT_CLUSTER=%s\n", shellQuote(p.Proxy), shellQuote(p.Cluster))
+	return a.print("export TELEPORT_PROXY=%s\nexport TELEPORT_CLUSTER=%s\n", screen.ShellQuote(p.Proxy), screen.ShellQuote(p.Cluster))
 }

@@ -39,6 +39,12 @@ func serving[T types.Resource](ctx context.Context, c *Client, choice Choice) ([
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
+	return Serving[T](ctx, conn, choice)
+}
+
+// Serving returns who serves what is chosen, by a connection to the Auth Service; T is the
+// type of the kind of the choice.
+func Serving[T types.Resource](ctx context.Context, conn grpc.ClientConnInterface, choice Choice) ([]T, error) {
 	found, err := list(ctx, conn, &resourcev1.ListResourcesRequest{Kind: choice.kind, Usable: choice.Usable, Query: choice.text})
 	if err != nil {
 		return nil, err

@@ -51,6 +51,14 @@ func plain(r rune) bool {
 	return r != utf8.RuneError && (r == ' ' || unicode.IsGraphic(r) && !unicode.Is(unicode.Zs, r))
 }
 
+// ShellQuote makes one word of a line that somebody gives to a shell.
+func ShellQuote(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:@-") == "" && s != "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // EscapeLines is Escape for text of several lines.
 func EscapeLines(s string) string {
 	lines := strings.Split(s, "\n")
