@@ -39,11 +39,13 @@ cluster is:
 	}
 	o.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&o.roles, "roles", "", "services to run, of auth, proxy and node (comma-separated; default all three)")
+	f.StringVar(&o.roles, "roles", "", "services to run, of "+config.Runnable()+" (comma-separated; default auth, node, proxy)")
 	f.StringVar(&o.params.ClusterName, "cluster-name", "", "name of the new cluster")
 	f.StringVar(&o.params.PublicAddr, "public-addr", "", "address that users and agents reach the Proxy Service at (host:port)")
 	f.StringVar(&o.params.CertFile, "cert-file", "", "certificate of the Proxy Service")
 	f.StringVar(&o.params.KeyFile, "key-file", "", "private key of the Proxy Service")
+	f.StringVar(&o.params.App.Name, "app-name", "", "name of an application for the Application Service (needs the app role)")
+	f.StringVar(&o.params.App.URI, "app-uri", "", "where it is (http://, https:// or tcp://host:port)")
 	f.StringVar(&o.test, "test", "", "check this configuration file instead of writing one")
 	return cmd
 }

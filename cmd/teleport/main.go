@@ -89,8 +89,8 @@ func (a *app) newRoot() *cobra.Command {
 	showVersion := false
 	root := &cobra.Command{
 		Use:   "teleport",
-		Short: "Access to servers without open ports: the daemon",
-		Long: `Access to servers without open ports: the daemon.
+		Short: "Access to servers, applications and databases without open ports: the daemon",
+		Long: `Access to servers, applications and databases without open ports: the daemon.
 
 Exit codes: 0 done, 1 error, 2 wrong usage or configuration, 3 the cluster refused
 the join, 4 the data directory cannot be used.`,
@@ -114,6 +114,8 @@ the join, 4 the data directory cannot be used.`,
 		a.newDoctor(),
 		a.newConfigure(),
 		a.newNode(),
+		newAppCommands(),
+		a.newDBCommands(),
 		a.newInstall(),
 		a.newTPM(),
 		a.newKeypair(),

@@ -79,7 +79,18 @@ func TestExitCodes(t *testing.T) {
 		{"unknown_subcommand", []string{"install", "upstart"}, 2, "ERROR: unknown command"},
 		{"extra_argument", []string{"version", "now"}, 2, "ERROR: unknown command"},
 		{"bad_role", []string{"configure", "--roles=nod"}, 2, `ERROR: --roles: unknown service type "nod"`},
-		{"unsupported_role", []string{"configure", "--roles=app", "--proxy=a:1"}, 2, "ERROR: --roles: app is not supported yet"},
+		{"unsupported_role", []string{"configure", "--roles=kube", "--proxy=a:1"}, 2, "ERROR: --roles: kube is not supported yet"},
+		{"app_without_role", []string{"configure", "--roles=node", "--proxy=a:1", "--app-name=a", "--app-uri=http://a"}, 2, "add --roles=app"},
+		{"app_without_uri", []string{"app", "start", "--name=a", "--auth-server=a:1"}, 2, "both its name and its uri"},
+		{"bad_app", []string{"app", "start", "--name=A", "--uri=ftp://a", "--auth-server=a:1"}, 2, `application "A": `},
+		{"app_elsewhere", []string{"start", "--roles=node", "--app-name=a", "--app-uri=http://a", "--auth-server=a:1"}, 2, "add --roles=app"},
+		{"app_of_cloud", []string{"app", "start", "--cloud=AWS"}, 2, "not supported yet"},
+		{"app_without_cluster", []string{"app", "start", "--name=a", "--uri=http://a"}, 2, "teleport.proxy_server"},
+		{"db_without_protocol", []string{"db", "start", "--name=a", "--uri=a:1", "--auth-server=a:1"}, 2, "its name, its protocol and its uri"},
+		{"bad_db", []string{"db", "start", "--name=a", "--protocol=x", "--uri=a:1", "--auth-server=a:1"}, 2, `unknown protocol "x"`},
+		{"db_without_certificates", []string{"db", "start", "--name=a", "--protocol=redis", "--uri=a:1", "--ca-cert=/none.pem", "--auth-server=a:1"}, 2, "cannot read the file"},
+		{"db_bad_label", []string{"db", "configure", "create", "--labels=env"}, 2, "--labels:"},
+		{"db_discovery", []string{"db", "configure", "create", "--rds-discovery", "us-east-1"}, 2, "not supported yet"},
 		{"bad_label", []string{"configure", "--node-labels=env"}, 2, "ERROR: --node-labels:"},
 		{"bad_pin", []string{"configure", "--ca-pin=1234"}, 2, "ERROR: --ca-pin: bad pin"},
 		{"bad_generated_value", []string{"node", "configure", "--proxy=https://a"}, 2, "teleport.proxy_server: bad address"},
@@ -177,6 +188,69 @@ func TestNodeConfigureIsConfigureWithRole(t *testing.T) {
 	}
 	if !strings.Contains(long.stdout, "\n  ca_pin: \"\"\n") {
 		t.Errorf("the line for the pin is missing:\n%s", long.stdout)
+	}
+}
+
+// What db configure create and configure --roles=app write is what the daemon takes.
+func TestConfigureServed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "teleport.yaml")
+	load := func(args ...string) *config.Config {
+		t.Helper()
+		_ = os.Remove(path)
+		if r := run(t, path, append(args, "-o", "file")...); r.code != 0 {
+			t.Fatalf("teleport %v = %+v", args, r)
+		}
+		cfg, err := config.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	cfg := load("db", "configure", "create")
+	if cfg.ProxyServer != "0.0.0.0:3080" || cfg.Join.TokenName != "/tmp/token" || !cfg.DB.Enabled || cfg.SSH.Enabled || cfg.DB.Matchers[0]["*"] == nil {
+		t.Errorf("config = %+v", cfg)
+	}
+	cfg = load("db", "configure", "create", "--name=sales", "--protocol=Postgres", "--uri=db:5432", "--labels=env=prod,a=b", "--trust-system-cert-pool",
+		"--dynamic-resources-labels=env=prod", "--dynamic-resources-labels=env=dev", "--proxy=p:443", "--token=t", "--description=Orders")
+	db := cfg.DB.Databases[0]
+	if db.GetMetadata().GetLabels()["a"] != "b" || db.GetSpec().GetProtocol() != "postgres" || !db.GetSpec().GetTls().GetTrustSystemCertPool() || len(cfg.DB.Matchers) != 2 {
+		t.Errorf("config = %+v", cfg.DB)
+	}
+	r := run(t, "", "db", "configure", "create", "--name=sales", "--protocol=mysql", "--uri=db:1", "--ca-cert-file=/not/here.pem")
+	if r.code != 0 || !strings.Contains(r.stdout, `ca_cert_file: "/not/here.pem"`) {
+		t.Errorf("a file of another machine = %+v", r)
+	}
+	cfg = load("configure", "--roles=app,db", "--app-name=grafana", "--app-uri=http://localhost:3000", "--proxy=p:443", "--token=t")
+	if !cfg.App.Enabled || !cfg.DB.Enabled || cfg.App.Apps[0].GetSpec().GetUri() != "http://localhost:3000" {
+		t.Errorf("config = %+v", cfg.App)
+	}
+}
+
+// What is given by flags comes to what the file has.
+func TestStartServed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "teleport.yaml")
+	text := "version: v3\nteleport: {proxy_server: \"p:443\"}\nauth_service: {enabled: no}\nproxy_service: {enabled: no}\n" +
+		"app_service: {enabled: no, apps: [{name: one, uri: http://one}]}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := startOptions{configFile: path, roles: "app"}
+	o.app, o.appLabels = config.AppParams{Name: "two", URI: "http://two", PublicAddr: "two.example.com"}, "env=prod"
+	cfg, err := o.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !cfg.App.Enabled || cfg.SSH.Enabled || len(cfg.App.Apps) != 2 || cfg.App.Apps[1].GetMetadata().GetLabels()["env"] != "prod" {
+		t.Errorf("config = %+v", cfg)
+	}
+	o.app.Name = "one"
+	if _, err := o.load(); err == nil || !strings.Contains(err.Error(), `has an application "one" already`) {
+		t.Errorf("an application of the file again = %v", err)
+	}
+	o = startOptions{configFile: path, roles: "db"}
+	o.db = config.DatabaseParams{Name: "sales", Protocol: "postgres", URI: "db:5432"}
+	if cfg, err = o.load(); err != nil || !cfg.DB.Enabled || cfg.App.Enabled || len(cfg.DB.Databases) != 1 {
+		t.Errorf("config = %+v, %v", cfg, err)
 	}
 }
 

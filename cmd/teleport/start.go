@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"teleport/internal/config"
-	"teleport/internal/fault"
 	"teleport/internal/process"
 	"teleport/internal/types"
 	"teleport/internal/version"
@@ -37,6 +36,8 @@ type startOptions struct {
 	dataDir    string
 	debug      bool
 	insecure   bool
+	// served is something to serve besides what the file has.
+	served
 	// proxyServer has no flag here, but with other commands that load as start does.
 	proxyServer string
 }
@@ -59,14 +60,22 @@ Exit codes: 0 stopped in an orderly way, 1 error, 2 wrong usage or configuration
 }
 
 func (o *startOptions) flags(f *pflag.FlagSet) {
+	o.joinFlags(f)
+	f.StringVarP(&o.roles, "roles", "r", "", "services to run, of "+config.Runnable()+" (comma-separated)")
+	f.StringVar(&o.labels, "labels", "", "labels of the SSH Service (key=value,...)")
+	f.StringVarP(&o.listenIP, "listen-ip", "l", "", "address to listen on (default 0.0.0.0)")
+	f.StringVar(&o.app.Name, "app-name", "", "name of an application to serve")
+	f.StringVar(&o.app.URI, "app-uri", "", "where it is (http://, https:// or tcp://host:port)")
+	f.StringVar(&o.app.PublicAddr, "app-public-addr", "", "host name that users have it at")
+}
+
+// joinFlags are those of every command that starts a process.
+func (o *startOptions) joinFlags(f *pflag.FlagSet) {
 	f.StringVarP(&o.configFile, "config", "c", "", "configuration file (default /etc/teleport.yaml if it exists)")
-	f.StringVarP(&o.roles, "roles", "r", "", "services to run, of auth, proxy and node (comma-separated)")
 	f.StringVar(&o.token, "token", "", "join token, or the absolute path of a file with it")
 	f.StringVar(&o.authServer, "auth-server", "", "address of the Auth or Proxy Service to join (host:port)")
 	f.StringArrayVar(&o.caPins, "ca-pin", nil, "CA pin of the cluster (may be repeated)")
 	f.StringVar(&o.nodename, "nodename", "", "name of this host in the cluster")
-	f.StringVar(&o.labels, "labels", "", "labels of the SSH Service (key=value,...)")
-	f.StringVarP(&o.listenIP, "listen-ip", "l", "", "address to listen on (default 0.0.0.0)")
 	f.StringVar(&o.advertise, "advertise-ip", "", "address that others reach this host at")
 	f.StringVar(&o.pidFile, "pid-file", "", "file to write the process id to")
 	f.StringVar(&o.diagAddr, "diag-addr", "", "address for health and metrics (host:port)")
@@ -147,7 +156,7 @@ func (o startOptions) apply(cfg *config.Config) error {
 		}
 		cfg.CAPins = pins
 	}
-	return nil
+	return o.served.apply(cfg)
 }
 
 func (o startOptions) applyRoles(cfg *config.Config) error {
@@ -158,18 +167,8 @@ func (o startOptions) applyRoles(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("--roles: %w", err)
 	}
-	cfg.Auth.Enabled, cfg.Proxy.Enabled, cfg.SSH.Enabled = false, false, false
-	for _, r := range roles {
-		switch r {
-		case types.RoleAuth:
-			cfg.Auth.Enabled = true
-		case types.RoleProxy:
-			cfg.Proxy.Enabled = true
-		case types.RoleNode:
-			cfg.SSH.Enabled = true
-		default:
-			return fault.Unsupported("--roles: service %q is not supported yet: use auth, proxy or node", r.Flag())
-		}
+	if err := cfg.SetRoles(roles); err != nil {
+		return fmt.Errorf("--roles: %w", err)
 	}
 	return nil
 }

@@ -92,22 +92,30 @@ func readCertificates(to *string) func(value) {
 		if !ok || v.d.elsewhere {
 			return
 		}
-		f, err := os.Open(path)
+		text, err := certificatesFile(path)
 		if err != nil {
-			v.bad("cannot read the file: %s", err)
+			v.bad("%s", err)
 			return
 		}
-		defer f.Close()
-		data, err := io.ReadAll(io.LimitReader(f, maxCertificates+1))
-		switch {
-		case err != nil:
-			v.bad("cannot read the file: %s", err)
-		case len(data) > maxCertificates:
-			v.bad("%s has more than %d KiB: expected certificates in PEM", quote(path), maxCertificates>>10)
-		case len(data) == 0:
-			v.bad("%s is empty: expected certificates in PEM", quote(path))
-		default:
-			*to = string(data)
-		}
+		*to = text
 	}
+}
+
+// certificatesFile returns what is in a file.
+func certificatesFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", badf("cannot read the file: %s", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxCertificates+1))
+	switch {
+	case err != nil:
+		return "", badf("cannot read the file: %s", err)
+	case len(data) > maxCertificates:
+		return "", badf("%s has more than %d KiB: expected certificates in PEM", quote(path), maxCertificates>>10)
+	case len(data) == 0:
+		return "", badf("%s is empty: expected certificates in PEM", quote(path))
+	}
+	return string(data), nil
 }

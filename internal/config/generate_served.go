@@ -1,17 +1,19 @@
 package config
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
+	typesv1 "teleport/api/types/v1"
 	"teleport/internal/fault"
 	"teleport/internal/types"
 )
 
 // AppParams is one application; without a name there is none.
 type AppParams struct {
-	Name, URI, PublicAddr string
-	Labels                map[string]string
+	Name, URI, PublicAddr, Description string
+	Labels                             map[string]string
 }
 
 // DatabaseParams is one database; without a name there is none.
@@ -23,6 +25,51 @@ type DatabaseParams struct {
 	TrustSystemCertPool bool
 	// Matchers choose databases of the cluster by their labels.
 	Matchers []map[string]string
+}
+
+// Resource returns the application, checked.
+func (a AppParams) Resource() (*typesv1.App, error) {
+	app := types.New(types.KindApp, a.Name).(*typesv1.App)
+	app.Metadata.Description, app.Metadata.Labels = a.Description, a.Labels
+	app.Spec = &typesv1.AppSpec{Uri: a.URI, PublicAddr: a.PublicAddr}
+	if err := types.Check(app); err != nil {
+		return nil, fault.Invalid("application %s: %s", quote(a.Name), withoutPaths(err))
+	}
+	return app, nil
+}
+
+// Resource returns the database, checked; the file with certificates is read.
+func (p DatabaseParams) Resource() (*typesv1.Database, error) {
+	db := types.New(types.KindDatabase, p.Name).(*typesv1.Database)
+	db.Metadata.Description, db.Metadata.Labels = p.Description, p.Labels
+	db.Spec = &typesv1.DatabaseSpec{Protocol: p.Protocol, Uri: p.URI}
+	if p.CACertFile != "" || p.TrustSystemCertPool {
+		db.Spec.Tls = &typesv1.DatabaseTLS{TrustSystemCertPool: p.TrustSystemCertPool}
+	}
+	if p.CACertFile != "" {
+		text, err := certificatesFile(p.CACertFile)
+		if err != nil {
+			return nil, fault.Invalid("database %s: %s", quote(p.Name), err)
+		}
+		db.Spec.Tls.CaCert = text
+	}
+	if err := types.Check(db); err != nil {
+		return nil, fault.Invalid("database %s: %s", quote(p.Name), withoutPaths(err))
+	}
+	return db, nil
+}
+
+// withoutPaths drops where in a resource a problem is: it came from flags.
+func withoutPaths(err error) string {
+	var problems types.Problems
+	if !errors.As(err, &problems) {
+		return err.Error()
+	}
+	texts := make([]string, 0, len(problems))
+	for _, p := range problems {
+		texts = append(texts, p.Text)
+	}
+	return strings.Join(texts, "; ")
 }
 
 // runnable are the roles that a process can have, in the order of their names.
@@ -71,7 +118,7 @@ func (c *Config) SetRoles(roles []types.SystemRole) error {
 func (p *GenerateParams) checkServed() error {
 	switch app, db := p.App, p.DB; {
 	case !p.has(types.RoleApp) && app.Name+app.URI+app.PublicAddr != "":
-		return fault.Invalid("--app-name, --app-uri and --app-public-addr need the app role: add --roles=app")
+		return fault.Invalid("--app-name and --app-uri need the app role: add --roles=app")
 	case (app.Name == "") != (app.URI == ""):
 		return fault.Invalid("expected both --app-name and --app-uri, or neither")
 	case app.Name == "" && (app.PublicAddr != "" || len(app.Labels) > 0):
@@ -96,6 +143,9 @@ func (p *GenerateParams) writeApp(w *yamlWriter) {
 	}
 	w.line(1, "apps:")
 	w.pair(1, "- name", app.Name)
+	if app.Description != "" {
+		w.pair(2, "description", app.Description)
+	}
 	w.pair(2, "uri", app.URI)
 	if app.PublicAddr != "" {
 		w.pair(2, "public_addr", app.PublicAddr)
