@@ -247,9 +247,6 @@ func (c *connection) Close() error {
 // end ends the connection at once; the first reason counts.
 func (c *connection) end(reason string) {
 	if c.reason.CompareAndSwap(nil, &reason) {
-		if c.session != nil {
-			c.session.because(reason)
-		}
 		// Without a farewell, which a peer could hold up.
 		_ = c.raw.Close()
 		c.once.Do(func() { close(c.closed) })
@@ -273,8 +270,8 @@ func newRegistry() *registry {
 // maxPerUser bounds the connections of one user to one application.
 const maxPerUser = 512
 
-// add adds a connection, unless the user has too many.
-func (r *registry) add(c *connection) error {
+// take counts a connection, unless the user has too many.
+func (r *registry) take(c *connection) error {
 	key := c.id.User.Name + "\x00" + c.id.User.App.Name
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -282,10 +279,17 @@ func (r *registry) add(c *connection) error {
 		return fault.Limit("you have %d connections to application %q already: close some", maxPerUser, c.id.User.App.Name)
 	}
 	r.perUser[key]++
-	r.conns[c] = true
 	return nil
 }
 
+// add adds a connection that was counted, and has all that it needs.
+func (r *registry) add(c *connection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.conns[c] = true
+}
+
+// remove takes off a connection that was counted.
 func (r *registry) remove(c *connection) {
 	key := c.id.User.Name + "\x00" + c.id.User.App.Name
 	r.mu.Lock()

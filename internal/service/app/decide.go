@@ -39,38 +39,28 @@ func (c *connection) admit(ctx context.Context) (leave func(), err error) {
 		}
 		return leave, c.refuse(ctx, text, d)
 	}
-	c.sv = sv
-	if err := c.s.live.add(c); err != nil {
-		c.sv = nil
+	if err := c.s.live.take(c); err != nil {
 		return leave, c.refuse(ctx, err.Error(), access.Decision{Rule: ruleLimit, Reason: err.Error()})
 	}
-	c.s.metrics.active.Inc()
-	leave = func() {
-		c.s.metrics.active.Dec()
-		c.s.live.remove(c)
-	}
+	c.sv = sv
 	session, err := c.s.sessions.join(ctx, c)
 	if err != nil {
-		return leave, err
+		return func() { c.s.live.remove(c) }, err
 	}
 	c.session = session
-	ended := leave
-	leave = func() {
-		ended()
-		c.s.sessions.leave(ctx, c)
-	}
+	c.s.live.add(c)
+	c.s.metrics.active.Inc()
 	// What has changed meanwhile closed the connections that were known then.
 	if reason, _ := c.s.due(c); reason != "" {
 		c.end(reason)
-	} else {
-		timer := c.watchTime()
-		all := leave
-		leave = func() {
-			timer.stop()
-			all()
-		}
 	}
-	return leave, nil
+	timer := c.watchTime()
+	return func() {
+		timer.stop()
+		c.s.metrics.active.Dec()
+		c.s.live.remove(c)
+		c.s.sessions.leave(ctx, c)
+	}, nil
 }
 
 // refuse records that a user may not use the application, and returns what they are told.

@@ -11,6 +11,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -91,7 +92,7 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, c *connection,
 			p.Out.URL = to
 			p.Out.Host = c.sv.target.host
 			own.apply(p.Out, c, p.In)
-			passTrailers(p.In, p.Out, own)
+			passBody(http.NewResponseController(w), p.In, p.Out, own)
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			h.s.metrics.requests.WithLabelValues("ok").Inc()
@@ -241,12 +242,20 @@ func (e *bodyError) Unwrap() error { return e.err }
 // sentBody is the body of a request on its way to the application.
 type sentBody struct {
 	io.ReadCloser
+	// wait says until when the next bytes have to come; nil if they may take their time.
+	wait  func(time.Time)
 	ended func()
 }
 
 // Read reads the body; at its end the trailers are known.
 func (b *sentBody) Read(p []byte) (int, error) {
+	if b.wait != nil {
+		b.wait(time.Now().Add(stallTimeout))
+	}
 	n, err := b.ReadCloser.Read(p)
+	if err != nil && b.wait != nil {
+		b.wait(time.Time{})
+	}
 	switch {
 	case errors.Is(err, io.EOF):
 		b.ended()
@@ -256,9 +265,10 @@ func (b *sentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// passTrailers sends the trailers of a request along, as far as they are no headers that
-// only Teleport may send.
-func passTrailers(in, out *http.Request, own *ownHeaders) {
+// passBody sends the body of a request along, with its trailers as far as they are no
+// headers that only Teleport may send. A body whose length is known has to go on coming:
+// that of a stream may pause.
+func passBody(rc *http.ResponseController, in, out *http.Request, own *ownHeaders) {
 	if out.Body == nil || out.Body == http.NoBody {
 		out.Trailer = nil
 		return
@@ -273,13 +283,17 @@ func passTrailers(in, out *http.Request, own *ownHeaders) {
 	if len(trailer) > 0 {
 		out.Trailer = trailer
 	}
-	out.Body = &sentBody{out.Body, func() {
+	body := &sentBody{ReadCloser: out.Body, ended: func() {
 		for name := range trailer {
 			if values, ok := in.Trailer[name]; ok {
 				trailer[name] = values
 			}
 		}
 	}}
+	if in.ProtoMajor == 1 && in.ContentLength > 0 {
+		body.wait = func(until time.Time) { _ = rc.SetReadDeadline(until) }
+	}
+	out.Body = body
 }
 
 // passesTrailer reports whether a trailer may be sent along.

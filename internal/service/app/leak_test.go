@@ -55,12 +55,15 @@ func TestNothingLeaks(t *testing.T) {
 		func(p *person) { // is broken off in an upload
 			in, out := io.Pipe()
 			ctx, cancel := context.WithCancel(t.Context())
-			go func() { _, _ = io.WriteString(out, "x"); cancel() }()
+			go func() {
+				_, _ = io.WriteString(out, "x")
+				cancel()
+				_ = out.CloseWithError(context.Canceled)
+			}()
 			resp, err := p.http(t, false).Do(must(http.NewRequestWithContext(ctx, http.MethodPost, site+"/", in)))
 			if err == nil {
 				_ = resp.Body.Close()
 			}
-			_ = out.Close()
 		},
 		func(p *person) { // a web socket whose user goes without a word
 			conn := p.dial(t, "http/1.1")

@@ -144,6 +144,9 @@ func (m *sessions) drop(one *session) {
 // leave takes a connection off its session. A session whose connections were ended from
 // here is over with the last of them.
 func (m *sessions) leave(ctx context.Context, c *connection) {
+	if reason := c.reason.Load(); reason != nil {
+		c.session.because(*reason)
+	}
 	m.mu.Lock()
 	c.session.conns--
 	c.session.idle = m.s.cfg.Now()
