@@ -123,5 +123,8 @@ func New(k Kind, fields map[string]any) *auditv1.Event {
 // that New would have made, in place.
 func Clamp(e *auditv1.Event) {
 	original := e.GetFields()
+	if room := maxFields; original == nil || fits(original, &room, 0) {
+		return
+	}
 	e.Fields = fitFields(func(limit int) *structpb.Struct { return clampStruct(original, limit, 0) })
 }

@@ -171,6 +171,55 @@ func makeNumber(f float64) *structpb.Value {
 	return structpb.NewNumberValue(f)
 }
 
+// perValue is more than the encoding of a value takes besides its text.
+const perValue = 24
+
+// fits reports whether fields are well within the limits as they are, and takes what they
+// need off room. It is for the many events of which nothing has to be cut: looking costs a
+// small part of copying.
+func fits(s *structpb.Struct, room *int, depth int) bool {
+	if len(s.GetFields()) > maxNames {
+		return false
+	}
+	for name, v := range s.GetFields() {
+		if len(name) > minString || !utf8.ValidString(name) {
+			return false
+		}
+		if *room -= len(name); !fitsValue(v, room, depth) {
+			return false
+		}
+	}
+	return true
+}
+
+func fitsValue(v *structpb.Value, room *int, depth int) bool {
+	if *room -= perValue; *room < 0 {
+		return false
+	}
+	switch kind := v.GetKind().(type) {
+	case *structpb.Value_StringValue:
+		*room -= len(kind.StringValue)
+		return *room >= 0 && len(kind.StringValue) <= maxString && utf8.ValidString(kind.StringValue)
+	case *structpb.Value_BoolValue:
+		return true
+	case *structpb.Value_NumberValue:
+		return !math.IsNaN(kind.NumberValue) && !math.IsInf(kind.NumberValue, 0)
+	case *structpb.Value_ListValue:
+		if depth >= maxDepth || len(kind.ListValue.GetValues()) > maxItems {
+			return false
+		}
+		for _, item := range kind.ListValue.GetValues() {
+			if !fitsValue(item, room, depth+1) {
+				return false
+			}
+		}
+		return true
+	case *structpb.Value_StructValue:
+		return depth < maxDepth && fits(kind.StructValue, room, depth+1)
+	}
+	return false
+}
+
 // clampStruct copies fields that are already values.
 func clampStruct(s *structpb.Struct, limit, depth int) *structpb.Struct {
 	return structOf(s.GetFields(), func(v *structpb.Value) *structpb.Value { return clampValue(v, limit, depth) })
