@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	auditv1 "teleport/api/audit/v1"
 	resourcev1 "teleport/api/resource/v1"
@@ -208,6 +209,56 @@ func TestRestartKeepsTheCluster(t *testing.T) {
 		t.Errorf("Open under another name = %v, want ErrInvalid", err)
 	}
 }
+
+// TestClusterOfAnOlderVersion: what it has not is made at the next start; what somebody
+// changed stays.
+func TestClusterOfAnOlderVersion(t *testing.T) {
+	b := memory.New()
+	c := start(t, t.TempDir(), &unclosed{b})
+	ctx := t.Context()
+	tx := c.Store().Tx()
+	for _, typ := range []string{ca.TypeDB, ca.TypeDBClient, ca.TypeJWT} {
+		tx.Delete(types.KindCertAuthority, typ, "")
+	}
+	role := func(name string) *typesv1.Role {
+		t.Helper()
+		r, err := store.Get[*typesv1.Role](ctx, c.Store(), types.KindRole, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	access, auditor, editor := role("access"), role("auditor"), role("editor")
+	allow := access.GetSpec().GetAllow()
+	allow.AppLabels, allow.DbLabels, allow.DbUsers, allow.DbNames, allow.DbRoles = nil, nil, nil, nil, nil
+	auditor.Spec.Allow.Rules[1].Resources = []string{types.KindNode, types.KindLock, types.KindClusterAlert, types.KindSessionTracker}
+	editor.Spec.Allow.Rules[0].Resources = []string{types.KindUser}
+	if err := tx.Update(access).Update(auditor).Update(editor).Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.stop(t)
+	c = start(t, t.TempDir(), &unclosed{b})
+	if len(c.Trust().DatabaseCertificates()) != 1 || len(c.Trust().DatabaseClientCertificates()) != 1 {
+		t.Error("the authorities of databases were not made")
+	}
+	for _, r := range types.PresetRoles() {
+		name := r.GetMetadata().GetName()
+		if same := proto.Equal(role(name).GetSpec(), r.GetSpec()); same != (name != "editor") {
+			t.Errorf("role %s is the preset: %t", name, same)
+		}
+	}
+	events, _, err := c.Store().SearchEvents(ctx, store.EventQuery{Types: []string{audit.RoleUpdate.Type}})
+	if err != nil || len(events) != 2 {
+		t.Errorf("events %v, %v; want one for each role that was changed", events, err)
+	}
+	c.stop(t)
+	_ = b.Close()
+}
+
+// unclosed is a backend that outlives the service.
+type unclosed struct{ backend.Backend }
+
+func (*unclosed) Close() error { return nil }
 
 func TestRaceAtFirstStart(t *testing.T) {
 	b := memory.New()

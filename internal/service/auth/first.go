@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	typesv1 "teleport/api/types/v1"
+	"teleport/internal/audit"
 	"teleport/internal/ca"
 	"teleport/internal/fault"
 	"teleport/internal/keystore"
@@ -85,7 +88,7 @@ func (s *Service) generate(ctx context.Context, cluster string, typs []string) (
 }
 
 // addMissing adds authorities and preset roles that this version has and the one
-// that made the cluster had not.
+// that made the cluster had not, and to presets that nobody has changed what is new.
 func (s *Service) addMissing(ctx context.Context, cluster string) error {
 	var missing []string
 	for _, typ := range ca.Types() {
@@ -104,10 +107,16 @@ func (s *Service) addMissing(ctx context.Context, cluster string) error {
 		add = append(add, a)
 	}
 	for _, r := range types.PresetRoles() {
-		if _, err := s.store.Get(ctx, types.KindRole, r.GetMetadata().GetName()); errors.Is(err, fault.ErrNotFound) {
+		old, err := store.Get[*typesv1.Role](ctx, s.store, types.KindRole, r.GetMetadata().GetName())
+		switch {
+		case errors.Is(err, fault.ErrNotFound):
 			add = append(add, r)
-		} else if err != nil {
+		case err != nil:
 			return err
+		case proto.Equal(old.GetSpec(), withoutResources(r).GetSpec()):
+			if err := s.renewPreset(ctx, old, r); err != nil {
+				return err
+			}
 		}
 	}
 	for _, r := range add {
@@ -116,4 +125,32 @@ func (s *Service) addMissing(ctx context.Context, cluster string) error {
 		}
 	}
 	return nil
+}
+
+// withoutResources returns the preset as it was before there were applications and
+// databases.
+func withoutResources(preset *typesv1.Role) *typesv1.Role {
+	r := proto.CloneOf(preset)
+	if allow := r.GetSpec().GetAllow(); allow != nil {
+		allow.AppLabels, allow.DbLabels, allow.DbUsers, allow.DbNames, allow.DbRoles = nil, nil, nil, nil, nil
+		for _, rule := range allow.GetRules() {
+			rule.Resources = slices.DeleteFunc(rule.Resources, func(kind string) bool {
+				return slices.Contains([]string{types.KindApp, types.KindAppServer, types.KindDatabase, types.KindDatabaseServer}, kind)
+			})
+		}
+	}
+	return r
+}
+
+// renewPreset gives a preset role that nobody has changed what this version has in it.
+func (s *Service) renewPreset(ctx context.Context, old, preset *typesv1.Role) error {
+	old.Spec, old.Version = preset.GetSpec(), preset.GetVersion()
+	e := audit.New(audit.RoleUpdate, map[string]any{
+		"name": old.GetMetadata().GetName(), "user": "Auth Service", "reason": "the preset of this version has more in it, and nobody had changed the role", "success": true,
+	})
+	err := s.store.Tx().Update(old).Emit(e).Commit(ctx)
+	if errors.Is(err, fault.ErrStale) || errors.Is(err, fault.ErrNotFound) {
+		return nil // somebody else was faster
+	}
+	return err
 }
