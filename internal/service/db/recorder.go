@@ -16,9 +16,9 @@ const (
 	maxQueuedBytes = 16 << 20
 	// maxBatch bounds the events of one call.
 	maxBatch = 1000
-	// linger is how long events are collected before they are sent, unless somebody
-	// waits for one of them.
-	linger = 10 * time.Millisecond
+	// linger is the least time between two calls, unless somebody waits for an event: a
+	// single one goes at once, and of many at a time few calls are made.
+	linger = 50 * time.Millisecond
 )
 
 // recorder sends the events of all sessions in the order in which they came, many at a
@@ -100,7 +100,8 @@ func signal(c chan struct{}) {
 
 // run sends until ctx ends, and then what is left.
 func (r *recorder) run(ctx context.Context) {
-	timer := time.NewTimer(linger)
+	next := time.Now()
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
@@ -112,13 +113,14 @@ func (r *recorder) run(ctx context.Context) {
 			r.flush(context.WithoutCancel(ctx))
 			return
 		}
-		timer.Reset(linger)
+		timer.Reset(time.Until(next))
 		select {
 		case <-timer.C:
 		case <-r.urgent:
 		case <-ctx.Done():
 		}
 		r.flush(context.WithoutCancel(ctx))
+		next = time.Now().Add(linger)
 	}
 }
 
