@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -216,4 +217,30 @@ Please note:
 	if n := len(c.Tokens.Requests); n != 3 {
 		t.Errorf("%d tokens were made, want 3: none when something is wrong", n)
 	}
+}
+
+// TestOpenSSLReadsWhatDatabasesGet: it is in most of them.
+func TestOpenSSLReadsWhatDatabasesGet(t *testing.T) {
+	c := setUp(t)
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, typ := range []string{types.CADB, types.CADBClient} {
+		c.Resources.Put(c.DatabaseAuthority(typ))
+		if err := os.WriteFile(at(typ+".pem"), []byte(ok(t, "", "auth", "export", "--type="+strings.ReplaceAll(typ, "_", "-"))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ok(t, "", "auth", "crl", "--type="+typ, "--out="+at(typ+".crl"))
+	}
+	ok(t, "", "auth", "sign", "--host=db.example.com", "--format=db", "--out="+at("x"))
+	openssl := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "openssl", args...).CombinedOutput(); err != nil {
+			t.Errorf("openssl %q: %v\n%s", args, err, out)
+		}
+	}
+	for _, purpose := range []string{"sslserver", "sslclient"} {
+		openssl("verify", "-x509_strict", "-purpose", purpose, "-verify_hostname", "db.example.com", "-CAfile", at("db.pem"), "-crl_check", "-CRLfile", at("db.crl"), at("x.crt"))
+	}
+	openssl("crl", "-in", at("db_client.crl"), "-CAfile", at("db_client.pem"), "-noout")
+	openssl("rsa", "-in", at("x.key"), "-check", "-noout")
 }

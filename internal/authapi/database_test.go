@@ -3,6 +3,7 @@ package authapi_test
 import (
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func TestDatabaseCertifyUser(t *testing.T) {
 		"deleted":          {identityOf("bob", "dev"), &databasev1.CertifyUserRequest{Database: "pg"}, fault.ErrDenied, "deleted"},
 	} {
 		resp, err := certify(tt.id, tt.req)
-		if fault.Kind(err) != tt.kind || !contains(errText(err), tt.part) {
+		if !errors.Is(fault.Kind(err), tt.kind) || !contains(errText(err), tt.part) {
 			t.Errorf("%s: %v, want %v with %q", name, err, tt.kind, tt.part)
 		}
 		if err == nil {
@@ -163,7 +164,7 @@ func TestSignClient(t *testing.T) {
 			Database: "auto", UserCertificate: cert(func(d *identity.DatabaseRoute) { d.Service, d.User = "auto", "app" }), DbUser: "teleport-admin", Admin: true,
 		}, fault.ErrDenied},
 	} {
-		if _, err := sign(tt.host, tt.req); fault.Kind(err) != tt.kind {
+		if _, err := sign(tt.host, tt.req); !errors.Is(fault.Kind(err), tt.kind) {
 			t.Errorf("%s: %v, want %v", name, err, tt.kind)
 		}
 	}
@@ -218,7 +219,7 @@ func TestSignDatabaseServer(t *testing.T) {
 		"no_hosts": {TlsKey: o.key}, "no_key": {Hosts: []string{"a"}}, "no_ttl": {TlsKey: o.key, Hosts: []string{"a"}, Ttl: durationpb.New(0)},
 		"long": {TlsKey: o.key, Hosts: []string{"a"}, Ttl: durationpb.New(9000 * time.Hour)},
 	} {
-		if _, err := o.databases.SignServer(ctx, req); fault.Kind(err) != fault.ErrInvalid {
+		if _, err := o.databases.SignServer(ctx, req); !errors.Is(fault.Kind(err), fault.ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}

@@ -103,7 +103,7 @@ func (s *Signer) DatabaseServer(req DatabaseServerRequest) ([][]byte, error) {
 		}
 	}
 	return s.signDatabase(s.database, TypeDB, req.TLSKey, req.TTL, func(t *x509.Certificate) {
-		// MongoDB takes for members of one cluster those with the same organization.
+		// MongoDB takes for members of one cluster those with the same O.
 		t.Subject = pkix.Name{CommonName: req.Hosts[0], Organization: []string{s.cluster}}
 		t.KeyUsage |= x509.KeyUsageKeyEncipherment
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
