@@ -77,7 +77,7 @@ func TestChunks(t *testing.T) {
 	}
 	get(t, c, "/2")
 	c.CloseIdleConnections()
-	for w.svc.Open() > 0 {
+	for !w.svc.Quiet() {
 		<-time.After(time.Millisecond)
 	}
 	later(10 * time.Minute)
@@ -89,7 +89,7 @@ func TestChunks(t *testing.T) {
 		t.Errorf("%d starts, want one for the session that came back", n)
 	}
 	c.CloseIdleConnections()
-	for w.svc.Open() > 0 {
+	for !w.svc.Quiet() {
 		<-time.After(time.Millisecond)
 	}
 	later(16 * time.Minute)

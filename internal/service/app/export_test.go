@@ -41,3 +41,15 @@ func (s *Service) EndConnections() {
 		c.end("test")
 	}
 }
+
+// Quiet reports whether no connection is left, nor any session that has one.
+func (s *Service) Quiet() bool {
+	s.sessions.mu.Lock()
+	defer s.sessions.mu.Unlock()
+	for _, one := range s.sessions.open {
+		if one.conns > 0 {
+			return false
+		}
+	}
+	return s.live.count() == 0
+}

@@ -173,7 +173,7 @@ func checkHeaders(r *http.Request) error {
 	for name := range r.Header {
 		switch plain(name) {
 		case "content-length", "transfer-encoding":
-			if strings.ContainsFunc(name, func(c rune) bool { return !(c == '-' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z') }) {
+			if strings.ContainsFunc(name, func(c rune) bool { return c != '-' && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') }) {
 				return fault.Invalid("header %q is not how that is written", clip(name, maxPath))
 			}
 		}

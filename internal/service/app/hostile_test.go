@@ -260,7 +260,7 @@ func FuzzForward(f *testing.F) {
 		}
 		_ = conn.Close()
 		<-wrote
-		for w.svc.Open() > 0 {
+		for !w.svc.Quiet() {
 			<-time.After(time.Millisecond)
 		}
 		// With it go the connections to the application.

@@ -125,7 +125,7 @@ func (t *table) begin(ctx context.Context) {
 	t.mu.Lock()
 	t.running = &running{ctx: func() context.Context { return ctx }, work: new(sync.WaitGroup)}
 	t.mu.Unlock()
-	t.reconcile()
+	t.reconcile() //nolint:contextcheck // what is served lives as long as the table, whoever calls
 }
 
 // run keeps the table until ctx ends; then nothing is watched any more. What was
@@ -133,7 +133,7 @@ func (t *table) begin(ctx context.Context) {
 func (t *table) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := t.s.cfg.Cache.Changed(types.KindApp)
-		t.reconcile()
+		t.reconcile() //nolint:contextcheck // see begin
 		select {
 		case <-changed:
 		case <-ctx.Done():
