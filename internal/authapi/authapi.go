@@ -1,5 +1,6 @@
 // Package authapi has the gRPC handlers of the Auth Service: resources, join
-// tokens, status, audit events, and Auth's end of the control stream. They turn
+// tokens, status, audit events, certificates for applications, databases and OpenSSH
+// servers, and Auth's end of the control stream. They turn
 // calls into transactions of the store, each with its audit event. Who may call is
 // decided by package authz, joining is package join, logging in is package login,
 // and the authorities are signed with elsewhere.

@@ -1,5 +1,6 @@
-// Package ca makes the cluster's certificate authorities, signs host and user
-// certificates with them, and decides whose certificate a peer shows. Signing is
+// Package ca makes the cluster's certificate authorities, signs with them (hosts, users,
+// what databases and OpenSSH servers trust, tokens for applications), and decides whose
+// certificate a peer shows. Signing is
 // Signer, checking is Trust, and ClientTLS, ServerTLS and PinnedTLS are the only
 // ways to a TLS configuration. It stores nothing, and does not decide what the
 // holder of a certificate may do.
