@@ -1,9 +1,8 @@
 // Package ca makes the cluster's certificate authorities, signs with them (hosts, users,
 // what databases and OpenSSH servers trust, tokens for applications), and decides whose
-// certificate a peer shows. Signing is
-// Signer, checking is Trust, and ClientTLS, ServerTLS and PinnedTLS are the only
-// ways to a TLS configuration. It stores nothing, and does not decide what the
-// holder of a certificate may do.
+// certificate a peer shows. Signing is Signer, checking is Trust, and ClientTLS,
+// ServerTLS and PinnedTLS are the only ways to a TLS configuration. It stores nothing,
+// and does not decide what the holder of a certificate may do.
 //
 // Three rules hold everywhere: an authority is known by the bytes of its plain
 // key; who signed says what kind of identity may be read, and for which cluster;
