@@ -234,7 +234,7 @@ func authenticate(server net.Conn, p *startup) ([]byte, error) {
 
 // refusedMethod says what to change when the server wants more than a certificate.
 func refusedMethod(code uint32, p *startup) error {
-	return fault.Denied("the PostgreSQL server asks %q for %s, but the agent logs in with a certificate: put the line \"hostssl all all all cert\" (or one for this agent's address) into its pg_hba.conf, before the line that matches now, and reload it",
+	return fault.Unreachable("the PostgreSQL server asks %q for %s, but the agent logs in with a certificate: put the line \"hostssl all all all cert\" (or one for this agent's address) into its pg_hba.conf, before the line that matches now, and reload it",
 		p.user, authName(code))
 }
 
