@@ -61,7 +61,7 @@ func Serving[T types.Resource](ctx context.Context, conn grpc.ClientConnInterfac
 // CertifyApp gets a certificate, over a key of its own, with which the user reaches one
 // application. It lasts as long as the login. See DialRouted.
 func (c *Client) CertifyApp(ctx context.Context, app string) (tls.Certificate, error) {
-	return c.certify(ctx, func(api *certifier) ([]byte, error) {
+	return c.certify(func(api *certifier) ([]byte, error) {
 		resp, err := appv1.NewAppServiceClient(api.conn).CertifyUser(ctx, &appv1.CertifyUserRequest{App: app, TlsKey: api.public})
 		return resp.GetCertificate(), err
 	}, func(u *identity.User) bool { return u.App != nil && u.App.Name == app }, app)
@@ -80,7 +80,7 @@ type DatabaseLogin struct {
 // CertifyDatabase gets a certificate, over a key of its own, with which the user reaches
 // one database. It lasts as long as the login. See DialRouted.
 func (c *Client) CertifyDatabase(ctx context.Context, login DatabaseLogin) (tls.Certificate, error) {
-	return c.certify(ctx, func(api *certifier) ([]byte, error) {
+	return c.certify(func(api *certifier) ([]byte, error) {
 		resp, err := databasev1.NewDatabaseServiceClient(api.conn).CertifyUser(ctx, &databasev1.CertifyUserRequest{
 			Database: login.Database, TlsKey: api.public, DbUser: login.User, DbName: login.Name, DbRoles: login.Roles,
 		})
@@ -98,7 +98,7 @@ type certifier struct {
 }
 
 // certify has a new key certified, and checks that the certificate is the one asked for.
-func (c *Client) certify(ctx context.Context, sign func(*certifier) ([]byte, error), fits func(*identity.User) bool, name string) (tls.Certificate, error) {
+func (c *Client) certify(sign func(*certifier) ([]byte, error), fits func(*identity.User) bool, name string) (tls.Certificate, error) {
 	var none tls.Certificate
 	key, err := keys.Generate(keys.ECDSAP256)
 	if err != nil {
