@@ -22,6 +22,10 @@ import (
 	"teleport/internal/types"
 )
 
+// flushAfter is how long an answer of known length may wait for more of it: a small one goes
+// in one piece. One without a length goes as it comes.
+const flushAfter = 2 * time.Millisecond
+
 // handler passes requests on to applications.
 type handler struct{ s *Service }
 
@@ -85,7 +89,7 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, c *connection,
 	}
 	proxy := &httputil.ReverseProxy{
 		Transport:     c.session.up.choose(h.s, c.sv, r),
-		FlushInterval: -1,
+		FlushInterval: flushAfter,
 		BufferPool:    buffers,
 		ErrorLog:      h.s.h1.server.ErrorLog,
 		Rewrite: func(p *httputil.ProxyRequest) {
