@@ -3,6 +3,7 @@ package all
 
 import (
 	"teleport/internal/service/db/engine"
+	"teleport/internal/service/db/mysql"
 	"teleport/internal/service/db/passthrough"
 	"teleport/internal/service/db/postgres"
 	"teleport/internal/service/db/redis"
@@ -12,6 +13,7 @@ import (
 func Engines() []engine.Engine {
 	return []engine.Engine{
 		postgres.New(),
+		mysql.New(),
 		redis.New(),
 		passthrough.New(),
 	}

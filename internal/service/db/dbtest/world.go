@@ -245,7 +245,7 @@ func (a *Auth) SignClient(_ context.Context, r *databasev1.SignClientRequest, _ 
 		return nil, err
 	}
 	der, to, err := sign(ca.TypeDBClient, &x509.Certificate{
-		Subject: pkix.Name{CommonName: r.GetDbUser(), Organization: []string{Cluster}}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Subject: pkix.Name{CommonName: r.GetDbUser()}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, public, a.ttl)
 	if err != nil {
 		return nil, err
