@@ -105,7 +105,7 @@ func (s *sessions) get(r *http.Request, key [sha256.Size]byte, app target, req *
 		return nil, fault.Limit("too many new sessions from your address: wait a second and try again")
 	}
 	// What one request waits for serves the others as well, so it does not end with it.
-	ctx, cancel := s.h.relayed(r.WithContext(context.WithoutCancel(r.Context())))
+	ctx, cancel := s.h.bounded(r.WithContext(context.WithoutCancel(r.Context())))
 	defer cancel()
 	got, err, _ := s.signing.Do(string(key[:]), func() (any, error) { return s.sign(ctx, r.RemoteAddr, app, req) })
 	if err != nil {

@@ -155,7 +155,7 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusTooManyRequests, "Too many attempts from your address: wait a second and try again.")
 		return
 	}
-	ctx, cancel := h.relayed(r)
+	ctx, cancel := h.bounded(r)
 	defer cancel()
 	resp, err := h.cfg.Login.CreateWebSession(ctx, &loginv1.CreateWebSessionRequest{
 		User: user, Password: r.PostForm.Get("password"), TotpCode: strings.TrimSpace(r.PostForm.Get("code")), ClientAddr: r.RemoteAddr,
@@ -206,7 +206,7 @@ func (h *Handler) end(r *http.Request, name string) {
 		// Those at the applications end with it, and which they are is not known here.
 		h.sessions.close()
 	}
-	ctx, cancel := h.relayed(r)
+	ctx, cancel := h.bounded(r)
 	defer cancel()
 	if _, err := h.cfg.Apps.EndSession(ctx, &appv1.EndSessionRequest{Token: c.Value}); err != nil {
 		h.cfg.Log.WarnContext(ctx, "the end of a session could not be told to Auth", "error", err)
@@ -251,7 +251,7 @@ func (h *Handler) launch(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://"+h.authority(need.host)+startPath+"?"+url.Values{"back": {here}}.Encode(), http.StatusFound)
 		return
 	}
-	ctx, cancel := h.relayed(r)
+	ctx, cancel := h.bounded(r)
 	defer cancel()
 	resp, err := h.cfg.Apps.OpenSession(ctx, &appv1.OpenSessionRequest{WebToken: cookie.Value, App: app.name, ClientAddr: r.RemoteAddr})
 	switch {

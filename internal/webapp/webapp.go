@@ -34,7 +34,6 @@ import (
 	"teleport/internal/cors"
 	"teleport/internal/fault"
 	"teleport/internal/identity"
-	"teleport/internal/rpc"
 )
 
 // Config is what New needs; all but Now is required.
@@ -176,10 +175,11 @@ func (h *Handler) authenticate(r *http.Request, app target) (*session, error) {
 // errNoSession is why a request is challenged that shows nothing.
 var errNoSession = fault.Unauthenticated("no session: log in")
 
-// relayed adds where a call comes from that is made on behalf of a browser.
-func (h *Handler) relayed(r *http.Request) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
-	return rpc.WithRelayedAddr(ctx, r.RemoteAddr), cancel
+// bounded is the context of a call to Auth that is made on behalf of a browser. The call
+// is the Proxy's own, and says in a field where the browser is: a relayed one would be
+// that of nobody.
+func (h *Handler) bounded(r *http.Request) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(r.Context(), callTimeout)
 }
 
 // RequestCertificates is for the GetConfigForClient of the port: whoever asks for an
