@@ -136,3 +136,15 @@ func TestServesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestUnknownProtocol(t *testing.T) {
+	for text, want := range map[string]string{
+		"{name: a, protocol: oracle-19, uri: localhost}": `t.yaml:2:50: db_service.databases[0].protocol: unknown protocol "oracle-19": use one of `,
+		"{name: a, uri: localhost}":                      `t.yaml:2:40: db_service.databases[0].protocol: unknown protocol ""`,
+	} {
+		_, err := config.Parse("t.yaml", []byte("version: v3\ndb_service: {enabled: yes, databases: ["+text+"]}\n"))
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
+	}
+}
