@@ -117,7 +117,7 @@ func (r *Reach) Dial(ctx context.Context, dial func(ctx context.Context, c *Clie
 		return nil, err
 	}
 	conn, err := dial(ctx, c, cert)
-	if err == nil || !errors.Is(err, fault.ErrUnauthenticated) || !r.forget(ctx) {
+	if err == nil || !errors.Is(err, fault.ErrUnauthenticated) || !r.drop(ctx, retryEvery) {
 		return conn, err
 	}
 	if c, cert, err = r.Get(ctx); err != nil {
@@ -126,46 +126,42 @@ func (r *Reach) Dial(ctx context.Context, dial func(ctx context.Context, c *Clie
 	return dial(ctx, c, cert)
 }
 
-// forget drops what is kept, unless it is new.
-func (r *Reach) forget(ctx context.Context) bool {
+// drop forgets what is kept if it is that old, and reports whether it did.
+func (r *Reach) drop(ctx context.Context, age time.Duration) bool {
 	select {
 	case r.lock <- struct{}{}:
 		defer func() { <-r.lock }()
 	case <-ctx.Done():
 		return false
 	}
-	if time.Since(r.obtained) < retryEvery {
+	if time.Since(r.obtained) < age {
 		return false
 	}
 	r.client = nil
 	return true
 }
 
-// Watch tells the user when the login has ended, and when there is a new one, until ctx
-// ends.
+// Watch tells the user when the login has ended or was given up, and when there is a new
+// one, until ctx ends. Without a login nothing is connected any more.
 func (r *Reach) Watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	_, until, err := r.Login(ctx)
-	ended := err != nil
-	for {
+	for ended := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if !ended && time.Now().Before(until) {
-			continue
-		}
-		_, end, err := r.Login(ctx)
+		_, _, err := r.Login(ctx)
 		switch {
+		case errors.Is(err, fault.ErrExists):
+			// Another tsh changes the profile just now.
 		case err == nil && ended:
+			ended = false
 			r.tell("logged in again: new connections work")
-			fallthrough
-		case err == nil:
-			until, ended = end, false
-		case !ended:
+		case err != nil && !ended:
 			ended = true
+			r.drop(ctx, 0)
 			r.tell(err.Error() + "; until then new connections are refused")
 		}
 	}

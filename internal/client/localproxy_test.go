@@ -364,6 +364,17 @@ func TestReachWatch(t *testing.T) {
 		if got := n.lines(); len(got) != 2 || !strings.Contains(got[1], "logged in again") {
 			t.Errorf("told %q", got)
 		}
+		// Who logs out is served no longer, although the certificates would be good.
+		if _, _, err := r.Get(t.Context()); err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		end = time.Now().Add(-time.Hour)
+		mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if _, _, err := r.Get(t.Context()); err == nil {
+			t.Error("served after the logout")
+		}
 	})
 }
 
