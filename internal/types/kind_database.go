@@ -13,7 +13,7 @@ import (
 	"teleport/internal/fault"
 )
 
-// Protocols of databases that an engine reads.
+// Protocols of databases. DatabaseProtocols are those that there is an engine for.
 const (
 	ProtocolPostgres       = "postgres"
 	ProtocolCockroachDB    = "cockroachdb"
@@ -32,8 +32,13 @@ const (
 func DatabaseProtocols() []string {
 	return []string{
 		ProtocolPostgres, ProtocolCockroachDB, ProtocolMySQL, ProtocolRedis, ProtocolMongoDB, ProtocolSQLServer,
-		ProtocolClickHouse, ProtocolClickHouseHTTP, ProtocolTLS,
+		ProtocolClickHouseHTTP, ProtocolTLS,
 	}
+}
+
+// otherProtocols says what to use in place of those without an engine.
+var otherProtocols = map[string]string{
+	ProtocolClickHouse: "the native protocol of ClickHouse is not read by the agent: use " + ProtocolClickHouseHTTP + ", or " + ProtocolTLS + " with the server's tcp_port_secure, which records sessions without their queries",
 }
 
 // DatabaseNamesMatter reports whether the databases of a server are walls that roles can
@@ -106,7 +111,9 @@ func ValidDatabaseName(s string) error {
 
 func validateDatabase(d *typesv1.Database, c *checker) {
 	spec := d.GetSpec()
-	if p := spec.GetProtocol(); !slices.Contains(DatabaseProtocols(), p) {
+	if p := spec.GetProtocol(); otherProtocols[p] != "" {
+		c.add("spec.protocol", "%s", otherProtocols[p])
+	} else if !slices.Contains(DatabaseProtocols(), p) {
 		c.add("spec.protocol", "unknown protocol %q: use one of %s", p, strings.Join(DatabaseProtocols(), ", "))
 	}
 	_, err := DatabaseAddr(spec.GetUri(), "1")

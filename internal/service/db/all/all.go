@@ -2,6 +2,7 @@
 package all
 
 import (
+	"teleport/internal/service/db/clickhouse"
 	"teleport/internal/service/db/engine"
 	"teleport/internal/service/db/mysql"
 	"teleport/internal/service/db/passthrough"
@@ -15,6 +16,7 @@ func Engines() []engine.Engine {
 		postgres.New(),
 		mysql.New(),
 		redis.New(),
+		clickhouse.New(),
 		passthrough.New(),
 	}
 }
