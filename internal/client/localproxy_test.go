@@ -2,8 +2,6 @@ package client_test
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"teleport/internal/client"
 	"teleport/internal/fault"
@@ -284,229 +279,10 @@ func TestLocalPort(t *testing.T) {
 }
 
 // leaf is a certificate of which only the end matters.
-func leaf(end time.Time) tls.Certificate {
-	return tls.Certificate{Leaf: &x509.Certificate{NotAfter: end}}
-}
-
 // A certificate is renewed when two thirds are over, kept while Auth is away, and a new
 // login is taken up.
-func TestReachRenews(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		loginEnd := time.Now().Add(12 * time.Hour)
-		var loginErr, certErr error
-		certs := 0
-		r := client.NewReach(
-			func(context.Context) (*client.Client, time.Time, error) { return &client.Client{}, loginEnd, loginErr },
-			func(context.Context, *client.Client) (tls.Certificate, error) {
-				certs++
-				return leaf(time.Now().Add(time.Hour)), certErr
-			}, nil)
-		get := func(want int, failure error) {
-			t.Helper()
-			_, _, err := r.Get(t.Context())
-			if certs != want || !errors.Is(err, failure) {
-				t.Errorf("%d certificates, %v; want %d, %v", certs, err, want, failure)
-			}
-		}
-		get(1, nil)
-		time.Sleep(39 * time.Minute)
-		get(1, nil)
-		time.Sleep(2 * time.Minute)
-		get(2, nil)
-		certErr = fault.ErrUnreachable
-		time.Sleep(41 * time.Minute)
-		get(3, nil) // the old one is good
-		get(3, nil) // and no other is asked for at once
-		time.Sleep(time.Minute)
-		get(4, nil)
-		time.Sleep(20 * time.Minute)
-		get(5, fault.ErrUnreachable)
-		certErr = nil
-		get(6, nil)
-		// The login ends.
-		ended := fault.Unauthenticated("your certificate expired")
-		loginErr = ended
-		time.Sleep(12 * time.Hour)
-		get(6, ended)
-		loginErr, loginEnd = nil, time.Now().Add(12*time.Hour)
-		get(7, nil)
-	})
-}
-
-func TestReachWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		end := time.Now().Add(time.Hour)
-		var n noted
-		var mu sync.Mutex
-		r := client.NewReach(func(context.Context) (*client.Client, time.Time, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if time.Now().After(end) {
-				return nil, time.Time{}, fault.Unauthenticated("your certificate expired: run tsh login")
-			}
-			return &client.Client{}, end, nil
-		}, nil, n.note)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go r.Watch(ctx)
-		time.Sleep(59 * time.Minute)
-		if got := n.lines(); len(got) != 0 {
-			t.Errorf("told %q", got)
-		}
-		time.Sleep(time.Hour)
-		if got := n.lines(); len(got) != 1 || !strings.Contains(got[0], "run tsh login") {
-			t.Errorf("told %q", got)
-		}
-		mu.Lock()
-		end = time.Now().Add(time.Hour)
-		mu.Unlock()
-		time.Sleep(time.Minute)
-		if got := n.lines(); len(got) != 2 || !strings.Contains(got[1], "logged in again") {
-			t.Errorf("told %q", got)
-		}
-		// Who logs out is served no longer, although the certificates would be good.
-		if _, _, err := r.Get(t.Context()); err != nil {
-			t.Error(err)
-		}
-		mu.Lock()
-		end = time.Now().Add(-time.Hour)
-		mu.Unlock()
-		time.Sleep(10 * time.Second)
-		if _, _, err := r.Get(t.Context()); err == nil {
-			t.Error("served after the logout")
-		}
-	})
-}
-
 // Where the other side does not believe the user, a login of meanwhile is tried.
-func TestReachDialsAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		logins := 0
-		r := client.NewReach(func(context.Context) (*client.Client, time.Time, error) {
-			logins++
-			return &client.Client{}, time.Now().Add(time.Hour), nil
-		}, nil, nil)
-		dials := 0
-		dial := func(refusals int, err error) error {
-			dials = 0
-			conn, got := r.Dial(t.Context(), func(context.Context, *client.Client, tls.Certificate) (net.Conn, error) {
-				if dials++; dials <= refusals {
-					return nil, err
-				}
-				return &net.TCPConn{}, nil
-			})
-			if got == nil && conn == nil {
-				t.Error("no connection")
-			}
-			return got
-		}
-		no := fault.Unauthenticated("who are you")
-		if err := dial(1, no); !errors.Is(err, no) || dials != 1 {
-			t.Errorf("with a new login: %v after %d", err, dials)
-		}
-		time.Sleep(time.Minute)
-		if err := dial(1, no); err != nil || dials != 2 || logins != 2 {
-			t.Errorf("with an older login: %v after %d, %d logins", err, dials, logins)
-		}
-		time.Sleep(time.Minute)
-		if err := dial(1, fault.Denied("no")); !errors.Is(err, fault.ErrDenied) || dials != 1 {
-			t.Errorf("denied: %v after %d", err, dials)
-		}
-	})
-}
-
-func TestSectionFile(t *testing.T) {
-	dir := t.TempDir()
-	real := filepath.Join(dir, "dotfiles")
-	if err := os.WriteFile(real, []byte("# mine\n[client]\nuser=me\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	link := filepath.Join(dir, ".my.cnf")
-	if err := os.Symlink(real, link); err != nil {
-		t.Fatal(err)
-	}
-	f := client.SectionFile{Path: link}
-	content := func(want string) {
-		t.Helper()
-		got, err := os.ReadFile(real)
-		if err != nil || string(got) != want {
-			t.Errorf("got %q, %v\nwant %q", got, err, want)
-		}
-	}
-	step := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	step(f.Put("hub-a", "port=1"))
-	step(f.Put("hub-b", "port=2"))
-	content("# mine\n[client]\nuser=me\n[hub-a]\nport=1\n[hub-b]\nport=2\n")
-	step(f.Put("hub-a", "port=3", "x=y"))
-	content("# mine\n[client]\nuser=me\n[hub-a]\nport=3\nx=y\n[hub-b]\nport=2\n")
-	if !f.Has("hub-a") || f.Has("hub") {
-		t.Error("Has is wrong")
-	}
-	step(f.Remove("hub-a"))
-	step(f.Remove("hub-c"))
-	content("# mine\n[client]\nuser=me\n[hub-b]\nport=2\n")
-	if info, err := os.Stat(real); err != nil || info.Mode().Perm() != 0o644 {
-		t.Errorf("mode %v, %v", info, err)
-	}
-	if target, err := os.Readlink(link); err != nil || target != real {
-		t.Errorf("the link leads to %q, %v", target, err)
-	}
-	if err := f.Put("a]b"); err == nil {
-		t.Error("a name with a bracket was taken")
-	}
-	if err := f.Put("a", "x=1\n[client]\npassword=y"); err == nil {
-		t.Error("a value with a line break was taken")
-	}
-	fresh := client.SectionFile{Path: filepath.Join(dir, "new")}
-	step(fresh.Remove("a"))
-	if _, err := os.Stat(fresh.Path); err == nil {
-		t.Error("Remove made a file")
-	}
-	old := unix.Umask(0)
-	step(fresh.Put("a", "b=c"))
-	unix.Umask(old)
-	if info, err := os.Stat(fresh.Path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("a new file has mode %v, %v", info, err)
-	}
-}
-
 // Whatever is in the file, a section that comes and goes leaves the rest as it was.
-func FuzzSectionFile(f *testing.F) {
-	f.Add("[a]\nb=c\n# d\n\n[e]\n")
-	f.Add("x")
-	f.Add("[hub-db]\nport=1\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		if len(text) > 1<<16 {
-			return
-		}
-		file := client.SectionFile{Path: filepath.Join(t.TempDir(), "f")}
-		if err := os.WriteFile(file.Path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if file.Has("hub-db") {
-			return
-		}
-		if err := file.Put("hub-db", "port=1"); err != nil {
-			t.Fatal(err)
-		}
-		if !file.Has("hub-db") {
-			t.Fatal("the section is not there")
-		}
-		if err := file.Remove("hub-db"); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(file.Path)
-		if err != nil || strings.TrimSuffix(string(got), "\n") != strings.TrimSuffix(text, "\n") {
-			t.Errorf("%q became %q, %v", text, got, err)
-		}
-	})
-}
-
 // No opening of a program makes a refusal fail or take long.
 func FuzzRefusal(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 8, 4, 210, 22, 47, 0, 0, 0, 9, 0, 3, 0, 0, 0})
