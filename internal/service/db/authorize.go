@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/structpb"
+
 	typesv1 "teleport/api/types/v1"
 	"teleport/internal/access"
 	"teleport/internal/audit"
@@ -21,6 +23,30 @@ func usersMatter(protocol, dbUser string) bool { return protocol != types.Protoc
 
 // Authorize decides whether the user may be dbUser in dbName, and records it.
 func (h *session) Authorize(ctx context.Context, dbUser, dbName string) error {
+	return h.authorize(ctx, dbUser, dbName, false)
+}
+
+// AuthorizeUser decides whether the user may be dbUser in some database.
+func (h *session) AuthorizeUser(ctx context.Context, dbUser string) error {
+	return h.authorize(ctx, dbUser, "", true)
+}
+
+// AuthorizeName decides whether the user of the session may be in dbName as well.
+func (h *session) AuthorizeName(ctx context.Context, dbName string) error {
+	h.mu.Lock()
+	authorized, dbUser := h.authorized, h.dbUser
+	h.mu.Unlock()
+	if !authorized {
+		return fault.Denied("nobody is logged in to the database")
+	}
+	if d, text := h.decide(dbUser, dbName, false); !d.Allowed {
+		return h.refuse(ctx, dbUser, dbName, d, text)
+	}
+	return nil
+}
+
+// authorize decides; with anyName in no database in particular.
+func (h *session) authorize(ctx context.Context, dbUser, dbName string, anyName bool) error {
 	h.mu.Lock()
 	if h.authorized {
 		defer h.mu.Unlock()
@@ -33,7 +59,7 @@ func (h *session) Authorize(ctx context.Context, dbUser, dbName string) error {
 	if err := h.s.cfg.Cache.WaitSynced(ctx); err != nil {
 		return err
 	}
-	d, text := h.decide(dbUser, dbName)
+	d, text := h.decide(dbUser, dbName, anyName)
 	if !d.Allowed {
 		return h.refuse(ctx, dbUser, dbName, d, text)
 	}
@@ -55,7 +81,8 @@ func (h *session) Authorize(ctx context.Context, dbUser, dbName string) error {
 }
 
 // decide returns the decision, and what the user is told if that is not the usual text.
-func (h *session) decide(dbUser, dbName string) (d access.Decision, text string) {
+func (h *session) decide(dbUser, dbName string, anyName bool) (d access.Decision, text string) {
+	anyName = anyName || !types.DatabaseNamesMatter(h.protocol())
 	if h.precheck != nil {
 		return access.Decision{Rule: ruleCertificate, Reason: h.precheck.Error()}, h.precheck.Error()
 	}
@@ -65,10 +92,10 @@ func (h *session) decide(dbUser, dbName string) (d access.Decision, text string)
 	if err := h.s.optionsOf(h.user).Broken; err != nil {
 		return access.Decision{Rule: "options", Reason: err.Error()}, "your roles have an option that this host cannot understand, ask an administrator"
 	}
-	if text := h.bound(dbUser, dbName); text != "" {
+	if text := h.bound(dbUser, dbName, anyName); text != "" {
 		return access.Decision{Rule: ruleCertificate, Reason: text}, text
 	}
-	login := access.DatabaseLogin{User: dbUser, Name: dbName, AnyName: !types.DatabaseNamesMatter(h.protocol()), AnyUser: !usersMatter(h.protocol(), dbUser)}
+	login := access.DatabaseLogin{User: dbUser, Name: dbName, AnyName: anyName, AnyUser: !usersMatter(h.protocol(), dbUser)}
 	for what, name := range map[string]string{"user": dbUser, "name": dbName} {
 		if needed := what == "user" && !login.AnyUser || what == "name" && !login.AnyName; name == "" && !needed {
 			continue
@@ -101,7 +128,7 @@ func (h *session) decide(dbUser, dbName string) (d access.Decision, text string)
 }
 
 // bound returns what the certificate says against the names, or "".
-func (h *session) bound(dbUser, dbName string) string {
+func (h *session) bound(dbUser, dbName string, anyName bool) string {
 	route := h.user.User.Database
 	switch {
 	case !h.s.cfg.Now().Before(h.user.Expires):
@@ -110,7 +137,7 @@ func (h *session) bound(dbUser, dbName string) string {
 		return fmt.Sprintf("your certificate is for the protocol %s, and this database speaks %s: run tsh db login again", route.Protocol, h.protocol())
 	case route.User != "" && route.User != dbUser:
 		return fmt.Sprintf("your certificate is for database user %q, not for %q: run tsh db login --db-user=%s", route.User, dbUser, dbUser)
-	case route.Name != "" && route.Name != dbName && types.DatabaseNamesMatter(h.protocol()):
+	case route.Name != "" && route.Name != dbName && !anyName:
 		return fmt.Sprintf("your certificate is for database name %q, not for %q: run tsh db login --db-name=%s", route.Name, dbName, dbName)
 	}
 	return ""
@@ -159,10 +186,18 @@ func (h *session) refuse(ctx context.Context, dbUser, dbName string, d access.De
 		}
 		text = fmt.Sprintf("access to database %q%s denied: %s", h.sv.name(), at, text)
 	}
-	h.audit.setBase(dbUser, dbName)
+	h.mu.Lock()
+	authorized := h.authorized
+	h.mu.Unlock()
+	if !authorized {
+		h.audit.setBase(dbUser, dbName)
+	}
 	e := h.audit.framed(audit.DatabaseSessionStartFailure, map[string]any{
 		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule, "db_labels": h.sv.labels(),
 	})
+	if authorized {
+		e.Fields.Fields["db_name"] = structpb.NewStringValue(dbName)
+	}
 	e.Time = nil
 	if h.s.refusals.Note(e, h.user.User.Name, h.sv.name(), dbUser, dbName, d.Reason) {
 		h.s.emitLate(ctx, e)

@@ -93,6 +93,12 @@ type Host interface {
 	// session is recorded when it is allowed. What the certificate ties the session to
 	// is held against the names.
 	Authorize(ctx context.Context, dbUser, dbName string) error
+	// AuthorizeUser is Authorize for a protocol whose connections are in no database of
+	// their own, and in all of them: it decides about the user alone. AuthorizeName is
+	// then asked about each database that the session turns to. Its refusal is recorded,
+	// and ends nothing.
+	AuthorizeUser(ctx context.Context, dbUser string) error
+	AuthorizeName(ctx context.Context, dbName string) error
 	// Provision makes the user on the database, if the roles ask for it and the
 	// database has an admin user, by what the engine does in make; at the end of the
 	// session remove is called likewise. Without need it does nothing. It comes after
