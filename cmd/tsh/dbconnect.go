@@ -28,7 +28,7 @@ func newDBConnect(a *app) *cobra.Command {
 	var o dbOptions
 	cmd := &cobra.Command{
 		Use:   "connect [name] [-- argument...]",
-		Short: "Connect to a database with psql, mysql, redis-cli, mongosh, sqlcmd or clickhouse-client",
+		Short: "Connect to a database with psql, mysql, redis-cli, mongosh or sqlcmd",
 		Long: "Run the database's own program, connected through a tunnel that nobody else on this machine can use. What follows -- goes\n" +
 			"to the program, e.g. tsh db connect -u app -n shop prod -- -c 'select 1'. The exit code is that of the program.",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -215,15 +215,6 @@ func (t *dbTunnel) program(ctx context.Context) (*exec.Cmd, error) {
 	case types.ProtocolSQLServer:
 		args := option([]string{"-S", "127.0.0.1," + port, "-U", t.user, "-P", "teleport", "-C", "-No"}, "-d", database)
 		return program(protocol, []string{"sqlcmd"}, args...)
-	case types.ProtocolClickHouse:
-		args := option([]string{"--host=127.0.0.1", "--port=" + port, "--user=" + t.user}, "--database=", database)
-		cmd, err := program(protocol, []string{"clickhouse-client"}, args...)
-		if err != nil {
-			if cmd, err = program(protocol, []string{"clickhouse"}, append([]string{"client"}, args...)...); err != nil {
-				err = missing(protocol, "clickhouse-client")
-			}
-		}
-		return cmd, err
 	default:
 		return nil, fault.Unsupported("there is no program that tsh knows for %s: run tsh proxy db --tunnel %s and connect any to the address that it shows", protocol, name)
 	}

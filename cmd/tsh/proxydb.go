@@ -190,8 +190,6 @@ func (o *proxyDBOptions) tunnelCommand(s *session, protocol string, ln *client.L
 		return words("mongosh", "mongodb://"+at+path)
 	case types.ProtocolSQLServer:
 		return words("sqlcmd", "-S", host+","+port, "-U", user, "-P", "any", "-C", "-No")
-	case types.ProtocolClickHouse:
-		return words("clickhouse-client", "--host="+host, "--port="+port, "--user="+user)
 	case types.ProtocolClickHouseHTTP:
 		return words("curl", "http://"+at+"/", "--data-binary", "SELECT 1")
 	}

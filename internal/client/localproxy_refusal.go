@@ -29,7 +29,7 @@ func Refusal(protocol string) func(conn net.Conn, err error) {
 	say := map[string]func(net.Conn, refusal) error{
 		types.ProtocolPostgres: refusePostgres, types.ProtocolCockroachDB: refusePostgres, types.ProtocolMySQL: refuseMySQL,
 		types.ProtocolRedis: refuseRedis, types.ProtocolMongoDB: refuseMongo,
-		types.ProtocolSQLServer: refuseSQLServer, types.ProtocolClickHouse: refuseClickHouse, types.ProtocolClickHouseHTTP: refuseHTTP,
+		types.ProtocolSQLServer: refuseSQLServer, types.ProtocolClickHouseHTTP: refuseHTTP,
 	}[protocol]
 	if say == nil {
 		return nil
@@ -113,20 +113,6 @@ func refuseMySQL(conn net.Conn, r refusal) error {
 // refuseRedis sends an error as Redis does to one client too many.
 func refuseRedis(conn net.Conn, r refusal) error {
 	_, err := io.WriteString(conn, pick(r, "-NOPERM ", "-ERR ")+r.text+"\r\n")
-	return err
-}
-
-// refuseClickHouse answers the native client's hello with an exception.
-func refuseClickHouse(conn net.Conn, r refusal) error {
-	if _, err := conn.Read(make([]byte, 4096)); err != nil {
-		return err
-	}
-	out := []byte{2}
-	out = binary.LittleEndian.AppendUint32(out, pick[uint32](r, 516, 210))
-	for _, s := range []string{"DB::Exception", r.text, ""} {
-		out = append(binary.AppendUvarint(out, uint64(len(s))), s...)
-	}
-	_, err := conn.Write(append(out, 0))
 	return err
 }
 
