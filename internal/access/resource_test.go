@@ -78,16 +78,16 @@ func TestDatabaseAlgebra(t *testing.T) {
 		}
 		has := func(list []string, s string, deny bool) bool {
 			for _, v := range list {
-				switch {
-				case v == "*":
+				switch v {
+				case "*":
 					if s != "" || deny {
 						return true
 					}
-				case v == "{{external.team}}":
+				case "{{external.team}}":
 					if s != "*" && s != "" && slices.Contains(traits["team"], s) {
 						return true
 					}
-				case v == s:
+				case s:
 					return true
 				}
 			}

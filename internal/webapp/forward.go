@@ -9,9 +9,14 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"teleport/internal/fault"
 )
+
+// flushInterval is how long a part of an answer waits for the next, so that they go out
+// together; an answer of unknown length goes out as it comes (package httputil).
+const flushInterval = 2 * time.Millisecond
 
 // forward passes a request on to an agent of the application. Path, query, headers and
 // body go through as they came, but for what belongs to the connection, what this Proxy
@@ -28,7 +33,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, app target, on
 	}
 	proxy := &httputil.ReverseProxy{
 		Transport:     via,
-		FlushInterval: -1,
+		FlushInterval: flushInterval,
 		BufferPool:    buffers,
 		ErrorLog:      slog.NewLogLogger(h.cfg.Log.Handler(), slog.LevelDebug),
 		Rewrite: func(p *httputil.ProxyRequest) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"html"
 	"maps"
 	"net/http"
@@ -46,7 +47,7 @@ func (h *Handler) page(w http.ResponseWriter, status int, body, formAction strin
 	header.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'; style-src "+hashOf(style)+
 		"; script-src "+hashOf(script)+"; form-action "+formAction)
 	w.WriteHeader(status)
-	_, _ = w.Write([]byte(body))
+	_, _ = w.Write([]byte(body)) //nolint:gosec // the pages above escape what they show
 }
 
 func document(title, content string) string {
@@ -91,16 +92,16 @@ func hidden(name, value string) string {
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, title := http.StatusBadGateway, "The application cannot be reached"
 	text := err.Error()
-	switch fault.Kind(err) {
-	case fault.ErrInvalid:
+	switch {
+	case errors.Is(err, fault.ErrInvalid):
 		status, title = http.StatusBadRequest, "This does not work"
-	case fault.ErrDenied, fault.ErrUnauthenticated:
+	case errors.Is(err, fault.ErrDenied), errors.Is(err, fault.ErrUnauthenticated):
 		status, title = http.StatusForbidden, "You may not use this application"
-	case fault.ErrNotFound:
+	case errors.Is(err, fault.ErrNotFound):
 		status, title = http.StatusNotFound, "There is no such application"
-	case fault.ErrLimit:
+	case errors.Is(err, fault.ErrLimit):
 		status, title = http.StatusTooManyRequests, "Too many requests"
-	case fault.ErrUnreachable:
+	case errors.Is(err, fault.ErrUnreachable):
 	default:
 		h.cfg.Log.WarnContext(r.Context(), "request of an application failed", "host", bareHost(r.Host), "error", err)
 		text = "Something failed at the Proxy: its log says what."

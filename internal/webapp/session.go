@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -105,12 +106,12 @@ func (s *sessions) get(r *http.Request, key [sha256.Size]byte, app target, req *
 		return nil, fault.Limit("too many new sessions from your address: wait a second and try again")
 	}
 	// What one request waits for serves the others as well, so it does not end with it.
-	ctx, cancel := s.h.bounded(r.WithContext(context.WithoutCancel(r.Context())))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), callTimeout)
 	defer cancel()
 	got, err, _ := s.signing.Do(string(key[:]), func() (any, error) { return s.sign(ctx, r.RemoteAddr, app, req) })
 	if err != nil {
 		// A certificate that is good yet outlives Auth.
-		if k != nil && fault.Kind(err) == fault.ErrUnreachable && now.Before(k.session.expires) {
+		if k != nil && errors.Is(err, fault.ErrUnreachable) && now.Before(k.session.expires) {
 			return k.session, s.check(r, k.session)
 		}
 		return nil, err

@@ -1,6 +1,7 @@
 package webapp
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
@@ -45,7 +46,7 @@ const (
 // challenge answers a request that shows no session that is good: people are sent to log
 // in, programs are told what to do.
 func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, app target, err error) {
-	unknown := fault.Kind(err) == fault.ErrUnauthenticated || fault.Kind(err) == fault.ErrNotFound
+	unknown := errors.Is(err, fault.ErrUnauthenticated) || errors.Is(err, fault.ErrNotFound)
 	if !unknown {
 		h.fail(w, r, err)
 		return
@@ -54,7 +55,7 @@ func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, app target, 
 		h.sessions.forget(app.name, c.Value)
 	}
 	if navigation(r) && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
-		h.begin(w, r, app, r.URL.RequestURI(), "")
+		h.begin(w, r, r.URL.RequestURI(), "")
 		return
 	}
 	cors.Mark(w.Header(), app.cors, r.Header.Get("Origin"))
@@ -82,9 +83,9 @@ func navigation(r *http.Request) bool {
 }
 
 // begin sends a browser to the Proxy, with a state that ties the way back to it.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, app target, path, back string) {
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, path, back string) {
 	state := rand.Text()
-	http.SetCookie(w, &http.Cookie{
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // SameSite is said below
 		Name: stateCookie + state[:8], Value: state, Path: "/", Secure: true, HttpOnly: true,
 		MaxAge: int(stateLife.Seconds()),
 		// The way back is a form that the Proxy's page sends, from another site it may be.
@@ -95,17 +96,17 @@ func (h *Handler) begin(w http.ResponseWriter, r *http.Request, app target, path
 		query.Set("back", back)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, "https://"+h.authority(h.host)+launchPath+bareHost(r.Host)+"?"+query.Encode(), http.StatusFound)
+	http.Redirect(w, r, "https://"+h.authority(h.host)+launchPath+bareHost(r.Host)+"?"+query.Encode(), http.StatusFound) //nolint:gosec // to the Proxy's own host
 }
 
 // start begins the way in where another application asked for this one (required_apps).
-func (h *Handler) start(w http.ResponseWriter, r *http.Request, app target) {
+func (h *Handler) start(w http.ResponseWriter, r *http.Request) {
 	back := r.URL.Query().Get("back")
 	if !launchURL(back) {
 		h.fail(w, r, fault.Invalid("this page is only for applications that need this one"))
 		return
 	}
-	h.begin(w, r, app, "/", back)
+	h.begin(w, r, "/", back)
 }
 
 // launchURL reports whether a text is a path of the launch page, to go back to.
@@ -155,7 +156,7 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusTooManyRequests, "Too many attempts from your address: wait a second and try again.")
 		return
 	}
-	ctx, cancel := h.bounded(r)
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	resp, err := h.cfg.Login.CreateWebSession(ctx, &loginv1.CreateWebSessionRequest{
 		User: user, Password: r.PostForm.Get("password"), TotpCode: strings.TrimSpace(r.PostForm.Get("code")), ClientAddr: r.RemoteAddr,
@@ -174,7 +175,7 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) {
 		Expires: resp.GetExpires().AsTime(), SameSite: http.SameSiteLaxMode,
 	})
 	if launchURL(next) {
-		http.Redirect(w, r, next, http.StatusSeeOther)
+		http.Redirect(w, r, next, http.StatusSeeOther) //nolint:gosec // launchURL has looked at it
 		return
 	}
 	h.page(w, http.StatusOK, messagePage("Logged in", "You are logged in as "+resp.GetUser()+". Open the address of an application, or list them with tsh apps ls."), "'none'")
@@ -182,20 +183,20 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) {
 
 // logout ends the session at the Proxy, and with it those at the applications.
 func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
-	h.end(r, webCookie)
+	h.end(r.Context(), r, webCookie)
 	clearCookie(w, webCookie, http.SameSiteLaxMode)
 	h.page(w, http.StatusOK, messagePage("Logged out", "You are logged out of the Proxy and of all applications."), "'none'")
 }
 
 // leave ends the session at one application.
 func (h *Handler) leave(w http.ResponseWriter, r *http.Request) {
-	h.end(r, sessionCookie)
+	h.end(r.Context(), r, sessionCookie)
 	clearCookie(w, sessionCookie, http.SameSiteLaxMode)
 	h.page(w, http.StatusOK, messagePage("Logged out", "You are logged out of this application."), "'none'")
 }
 
 // end has Auth end the session of a cookie.
-func (h *Handler) end(r *http.Request, name string) {
+func (h *Handler) end(ctx context.Context, r *http.Request, name string) {
 	c, err := r.Cookie(name)
 	if err != nil || c.Value == "" || len(c.Value) > maxSecret {
 		return
@@ -206,7 +207,7 @@ func (h *Handler) end(r *http.Request, name string) {
 		// Those at the applications end with it, and which they are is not known here.
 		h.sessions.close()
 	}
-	ctx, cancel := h.bounded(r)
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := h.cfg.Apps.EndSession(ctx, &appv1.EndSessionRequest{Token: c.Value}); err != nil {
 		h.cfg.Log.WarnContext(ctx, "the end of a session could not be told to Auth", "error", err)
@@ -214,7 +215,7 @@ func (h *Handler) end(r *http.Request, name string) {
 }
 
 func clearCookie(w http.ResponseWriter, name string, same http.SameSite) {
-	http.SetCookie(w, &http.Cookie{Name: name, Path: "/", Secure: true, HttpOnly: true, MaxAge: -1, SameSite: same})
+	http.SetCookie(w, &http.Cookie{Name: name, Path: "/", Secure: true, HttpOnly: true, MaxAge: -1, SameSite: same}) //nolint:gosec // SameSite is the caller's
 }
 
 // launch opens a session at an application, once those are open that it needs.
@@ -251,7 +252,7 @@ func (h *Handler) launch(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://"+h.authority(need.host)+startPath+"?"+url.Values{"back": {here}}.Encode(), http.StatusFound)
 		return
 	}
-	ctx, cancel := h.bounded(r)
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	resp, err := h.cfg.Apps.OpenSession(ctx, &appv1.OpenSessionRequest{WebToken: cookie.Value, App: app.name, ClientAddr: r.RemoteAddr})
 	switch {
@@ -298,15 +299,15 @@ func (h *Handler) finish(w http.ResponseWriter, r *http.Request, app target) {
 		same = http.SameSiteNoneMode // scripts of the named origins may use the session
 	}
 	clearCookie(w, stateCookie+state[:8], http.SameSiteNoneMode)
-	cookie := &http.Cookie{Name: sessionCookie, Value: token, Path: "/", Secure: true, HttpOnly: true, SameSite: same}
+	cookie := &http.Cookie{Name: sessionCookie, Value: token, Path: "/", Secure: true, HttpOnly: true, SameSite: same} //nolint:gosec // SameSite is chosen above
 	if seconds, err := strconv.ParseInt(r.PostForm.Get("expires"), 10, 64); err == nil {
 		cookie.Expires = time.Unix(seconds, 0)
 	}
 	http.SetCookie(w, cookie)
 	w.Header().Set("Cache-Control", "no-store")
 	if back := r.PostForm.Get("back"); launchURL(back) {
-		http.Redirect(w, r, "https://"+h.authority(h.host)+back, http.StatusSeeOther)
+		http.Redirect(w, r, "https://"+h.authority(h.host)+back, http.StatusSeeOther) //nolint:gosec // to the Proxy's own host
 		return
 	}
-	http.Redirect(w, r, localPath(r.PostForm.Get("path")), http.StatusSeeOther)
+	http.Redirect(w, r, localPath(r.PostForm.Get("path")), http.StatusSeeOther) //nolint:gosec // localPath leads nowhere else
 }

@@ -61,7 +61,8 @@ const (
 	// cookie or a certificate belongs to.
 	signRate, signBurst = 20, 200
 	maxSources          = 10_000
-	// callTimeout bounds one call to Auth.
+	// callTimeout bounds one call to Auth. Calls on behalf of browsers are the Proxy's own,
+	// and say in a field where the browser is: a relayed one would be that of nobody.
 	callTimeout = 10 * time.Second
 )
 
@@ -143,7 +144,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.finish(w, r, app)
 		return
 	case startPath:
-		h.start(w, r, app)
+		h.start(w, r)
 		return
 	case logoutPath:
 		h.leave(w, r)
@@ -174,13 +175,6 @@ func (h *Handler) authenticate(r *http.Request, app target) (*session, error) {
 
 // errNoSession is why a request is challenged that shows nothing.
 var errNoSession = fault.Unauthenticated("no session: log in")
-
-// bounded is the context of a call to Auth that is made on behalf of a browser. The call
-// is the Proxy's own, and says in a field where the browser is: a relayed one would be
-// that of nobody.
-func (h *Handler) bounded(r *http.Request) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(r.Context(), callTimeout)
-}
 
 // RequestCertificates is for the GetConfigForClient of the port: whoever asks for an
 // application may show a certificate. The certificate is verified with the request.

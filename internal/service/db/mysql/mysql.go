@@ -173,9 +173,6 @@ func newPipe(s *engine.Session, server *tls.Conn) *pipe {
 
 const bufferSize = 16 << 10
 
-// errRefused ends a session at a command that the client was told is refused.
-var errRefused = errors.New("a command was refused")
-
 func (p *pipe) run(ctx context.Context) error {
 	var down sync.WaitGroup
 	down.Go(func() {

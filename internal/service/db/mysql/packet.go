@@ -173,16 +173,6 @@ func lenencBytes(p []byte) (b, rest []byte, ok bool) {
 	return p[:n], p[n:], true
 }
 
-func appendLenenc(b []byte, n int) []byte {
-	switch {
-	case n < 0xfb:
-		return append(b, byte(n))
-	case n < 1<<16:
-		return append(b, 0xfc, byte(n), byte(n>>8))
-	}
-	return append(b, 0xfd, byte(n), byte(n>>8), byte(n>>16))
-}
-
 // Codes of errors that the agent tells.
 const (
 	codeAccessDenied = 1045
@@ -193,10 +183,10 @@ const (
 // errorPacket tells the client an error.
 func errorPacket(err error) []byte {
 	code, state := codeUnknown, "HY000"
-	switch fault.Kind(err) {
-	case fault.ErrDenied, fault.ErrUnauthenticated:
+	switch {
+	case errors.Is(err, fault.ErrDenied), errors.Is(err, fault.ErrUnauthenticated):
 		code, state = codeAccessDenied, "28000"
-	case fault.ErrUnsupported:
+	case errors.Is(err, fault.ErrUnsupported):
 		code, state = codeNotSupported, "42000"
 	}
 	b := binary.LittleEndian.AppendUint16([]byte{0xff}, uint16(code))

@@ -110,7 +110,7 @@ func (c *session) serve(ctx context.Context) error {
 // ended makes the end of the client's side nothing to speak of, and records what is no
 // RESP.
 func (c *session) ended(err error) error {
-	if fault.Kind(err) == fault.ErrInvalid {
+	if errors.Is(err, fault.ErrInvalid) {
 		c.seen.audit.Malformed(c.in.rest())
 		return err
 	}
@@ -371,10 +371,10 @@ func (c *session) answer() error {
 
 // errorReply tells the client an error.
 func errorReply(err error) []byte {
-	switch fault.Kind(err) {
-	case fault.ErrDenied:
+	switch {
+	case errors.Is(err, fault.ErrDenied):
 		return errorLine("NOPERM", err.Error())
-	case fault.ErrInvalid:
+	case errors.Is(err, fault.ErrInvalid):
 		return errorLine("ERR", "Protocol error: "+err.Error())
 	}
 	return errorLine("ERR", err.Error())
