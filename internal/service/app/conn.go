@@ -34,6 +34,8 @@ const (
 	// refusedLife is how long a connection lives that only gets to hear why it is
 	// refused.
 	refusedLife = 30 * time.Second
+	// never is a deadline that no connection lives to see.
+	never = 100 * 365 * 24 * time.Hour
 )
 
 // connection is a connection of a user. It is the net.Conn of what is inside of TLS.
@@ -222,6 +224,16 @@ func (c *connection) Write(p []byte) (int, error) {
 func (c *connection) SetWriteDeadline(t time.Time) error {
 	c.stall.Store(0)
 	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetReadDeadline sets when a Read gives up. The HTTP/1 server takes Reads back that are
+// under way, after each request and before a web socket, and a tunnel gives back only those
+// that began with a deadline: so there always is one.
+func (c *connection) SetReadDeadline(t time.Time) error {
+	if t.IsZero() && c.strict != nil {
+		t = time.Now().Add(never)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // SetDeadline sets both deadlines.

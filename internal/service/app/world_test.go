@@ -221,7 +221,7 @@ func start(t testing.TB, change func(*app.Config), apps ...*typesv1.App) *world 
 			if r := w.resource.Load(); r != nil {
 				about.Resource = *r
 			}
-			conns.Go(func() { w.svc.HandleConn(context.Background(), conn, about) })
+			conns.Go(func() { w.svc.HandleConn(context.Background(), &tunnelled{Conn: conn}, about) })
 		}
 	})
 	w.stop = sync.OnceFunc(func() {
