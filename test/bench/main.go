@@ -51,7 +51,7 @@ func main() {
 // options are the flags.
 type options struct {
 	bin, out, only, congestion string
-	spire                      string
+	spire, chisel, frp         string
 	rounds, paced, agents      int
 	crowd                      int
 	sessions, sizeMiB          int
@@ -86,6 +86,8 @@ func sections() []section {
 		{"crowd", crowd},
 		{"sessions", sessions},
 		{"bulk", bulk},
+		{"databases", databases},
+		{"apps", apps},
 	}
 }
 
@@ -101,6 +103,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.only, "only", "", "sections to run, comma-separated, of "+strings.Join(names, ", ")+"; then nothing is written")
 	f.StringVar(&o.congestion, "congestion", "cubic", "TCP congestion control during the run, as root; empty: the default")
 	f.StringVar(&o.spire, "spire", "", "path of spire-server, to be measured beside; empty: none")
+	f.StringVar(&o.chisel, "chisel", "", "path of chisel, to be measured beside; empty: none")
+	f.StringVar(&o.frp, "frp", "", "folder of frps and frpc, to be measured beside; empty: none")
 	f.IntVar(&o.rounds, "rounds", 15, "measurements of each way; medians are of these")
 	f.IntVar(&o.paced, "paced", 1000, "connections at 10 a second")
 	f.IntVar(&o.agents, "agents", 500, "idle tunnels")

@@ -34,6 +34,8 @@ type Config struct {
 	Name string
 	// User is the name of the Teleport user that Invite makes.
 	User string
+	// UserFlags are more flags of `tctl users add`.
+	UserFlags []string
 	// Out gets each command and what it printed; nil shows nothing.
 	Out io.Writer
 }
@@ -47,6 +49,9 @@ type Cluster struct {
 	Login string
 	// AuthAddr and ProxyAddr are loopback addresses that nobody listened on.
 	AuthAddr, ProxyAddr string
+	// Password and OTPSecret are those of the user, once Invite has redeemed the
+	// invitation.
+	Password, OTPSecret string
 
 	daemons []*Daemon
 }
@@ -115,6 +120,8 @@ type Services struct {
 	Diag string
 	// Labels of the SSH Service.
 	Labels map[string]string
+	// More are lines of further services.
+	More string
 }
 
 // Invitation is what `tctl tokens add` prints. Method is token if empty.
@@ -158,6 +165,7 @@ func (c *Cluster) Configure(s Services) (string, error) {
 			line("    %s: %s", k, v)
 		}
 	}
+	b.WriteString(s.More)
 	path := c.Path(s.Name + ".yaml")
 	return path, os.WriteFile(path, []byte(b.String()), 0o600)
 }
@@ -215,7 +223,7 @@ func (c *Cluster) Token(ctx context.Context, kind string, ttl time.Duration) (In
 // Invite makes the user and redeems the invitation as that user: afterwards tsh is
 // logged in.
 func (c *Cluster) Invite(ctx context.Context) error {
-	out, err := c.Tctl(ctx, "users", "add", c.cfg.User, "--roles=access,editor", "--logins="+c.Login)
+	out, err := c.Tctl(ctx, append([]string{"users", "add", c.cfg.User, "--roles=access,editor", "--logins=" + c.Login}, c.cfg.UserFlags...)...)
 	if err != nil {
 		return err
 	}
@@ -247,8 +255,8 @@ func (c *Cluster) redeem(ctx context.Context, link string) error {
 		_ = w.Close()
 		ended <- err
 	}()
-	password := rand.Text()
-	if _, err := fmt.Fprintf(stdin, "%s\n%s\n", password, password); err != nil {
+	c.Password = rand.Text()
+	if _, err := fmt.Fprintf(stdin, "%s\n%s\n", c.Password, c.Password); err != nil {
 		return err
 	}
 	secret := regexp.MustCompile(`\b[A-Z2-7]{26,}\b`)
@@ -260,7 +268,7 @@ func (c *Cluster) redeem(ctx context.Context, link string) error {
 		if answered || found == "" {
 			continue
 		}
-		answered = true
+		answered, c.OTPSecret = true, found
 		code, err := totp.GenerateCode(found, time.Now())
 		if err != nil {
 			return err

@@ -184,6 +184,9 @@ func (s *Server) Stop(sig syscall.Signal) {
 	<-s.exited
 }
 
+// PID is the server's process.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
 // Log is what the server wrote.
 func (s *Server) Log() string { return s.log.String() }
 
