@@ -52,6 +52,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 	app := c.sv.resource()
+	staysHTTP(r.Header)
 	to, err := forwardedURL(r, c.sv.target)
 	if err == nil {
 		err = checkHeaders(r)
@@ -194,6 +195,22 @@ func upgradeOf(r *http.Request) string {
 		return ""
 	}
 	return r.Header.Get("Upgrade")
+}
+
+// staysHTTP takes the wish out of a request to go on in another version of HTTP, or in HTTP
+// within TLS: an application that grants it would get requests that nobody has looked at,
+// with whatever headers about the user. To ignore the wish is what RFC 9110, section 7.8,
+// lets every server do.
+func staysHTTP(h http.Header) {
+	for part := range strings.SplitSeq(strings.Join(h["Upgrade"], ","), ",") {
+		name, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(part)), "/")
+		switch {
+		case name == "http", name == "tls", strings.HasPrefix(name, "h2"), strings.HasPrefix(name, "h3"):
+			delete(h, "Upgrade")
+			delete(h, "Http2-Settings")
+			return
+		}
+	}
 }
 
 // sameSite reports whether a request that opens a stream comes from a page of the

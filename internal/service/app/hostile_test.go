@@ -117,6 +117,33 @@ func TestHostileRequests(t *testing.T) {
 	}
 }
 
+// TestNoOtherHTTP: an application that would go on in another HTTP is not asked to, since
+// nobody would see what comes after, such as headers that say who the user is.
+func TestNoOtherHTTP(t *testing.T) {
+	for name, upgrade := range map[string]string{
+		"h2c": "h2c", "capitals": "H2C", "tls": "TLS/1.0", "http2": "HTTP/2.0", "among_others": "websocket, h2c", "h2c_14": "h2c-14",
+	} {
+		t.Run(name, func(t *testing.T) {
+			tg := record(t, func(r *http.Request, _ *bufio.Reader, conn net.Conn) bool {
+				if r.Header.Get("Upgrade") == "" {
+					_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+					return false
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+upgrade+"\r\n\r\n")
+				b, _ := io.ReadAll(conn)
+				t.Errorf("behind the agent's back came %q", b)
+				return false
+			})
+			w := start(t, nil, application(appName, tg.uri(), nil))
+			got := exchange(t, w.alice(t), "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+				"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nTeleport-Jwt-Assertion: evil")
+			if !strings.HasPrefix(got, "HTTP/1.1 200") {
+				t.Errorf("the answer = %q, want one in HTTP/1.1", got)
+			}
+		})
+	}
+}
+
 // TestPipelined: several requests in one piece, or in pieces of one byte, arrive in turn.
 func TestPipelined(t *testing.T) {
 	stream := "GET /1 HTTP/1.1\r\nHost: x\r\n\r\nPOST /2 HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nGET /no\r\n\r" +
