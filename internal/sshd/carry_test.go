@@ -184,7 +184,7 @@ func TestCarryTerminal(t *testing.T) {
 	out, _ := s.StdoutPipe()
 	in, _ := s.StdinPipe()
 	if err := errors.Join(s.RequestPty("vt220", 30, 90, ssh.TerminalModes{ssh.ECHO: 0}), s.Setenv("LC_TEST", "carried"), s.Start(
-		"echo $TERM $LC_TEST; stty size; read x; stty size; trap 'echo got it; exit 7' USR1; echo ready; while :; do read y; done")); err != nil {
+		"echo $TERM $LC_TEST; stty size; read x; while [ \"$(stty size)\" = '30 90' ]; do sleep 0.02; done; stty size; trap 'echo got it; exit 7' USR1; echo ready; while :; do read y; done")); err != nil {
 		t.Fatal(err)
 	}
 	expectLines(t, out, "vt220 carried", "30 90")
