@@ -270,6 +270,10 @@ func (c *command) whole() error {
 		}
 		c.args = append(c.args, arg)
 	}
+	if i := c.auth(); c.is("HELLO") && i > 0 && c.authAfter(i+2) > 0 {
+		// The server would believe the last one.
+		return fault.Invalid("HELLO with more than one AUTH")
+	}
 	return nil
 }
 
@@ -293,8 +297,11 @@ func (c *command) user() (string, bool) {
 
 // auth is where AUTH stands in a HELLO, or 0: HELLO version [AUTH user password] [SETNAME
 // name].
-func (c *command) auth() int {
-	for i := 2; i < len(c.args); i++ {
+func (c *command) auth() int { return c.authAfter(1) }
+
+// authAfter is where the first AUTH stands behind a place, or 0.
+func (c *command) authAfter(at int) int {
+	for i := at + 1; i < len(c.args); i++ {
 		switch {
 		case strings.EqualFold(string(c.args[i]), "AUTH"):
 			return i

@@ -193,9 +193,11 @@ func TestWhoOneIs(t *testing.T) {
 	ask(t, c, "AUTH alice wonder", "OK")
 	ask(t, c, "ACL WHOAMI", "alice")
 	ask(t, c, "HELLO 2", "redis")
+	ask(t, c, "HELLO 2 SETNAME AUTH", "redis")
 	ask(t, c, "AUTH alice wrong", "-WRONGPASS")
 	ask(t, c, "ACL WHOAMI", "alice")
 	for way, says := range map[string]string{
+		"HELLO 3 AUTH alice wonder AUTH bob builder": "more than one AUTH", "HELLO 3 AUTH alice wonder SETNAME x auth bob builder": "more than one AUTH",
 		"AUTH bob builder": "this session is that of", "RESET": "denied", "HELLO 2 AUTH bob builder": "this session is that of", "*2\r\n$5\r\nRESET\r\n$1\r\nx": "denied",
 	} {
 		c := w.dial(t)
