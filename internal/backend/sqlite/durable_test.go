@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"teleport/internal/backend"
 	"teleport/internal/backend/sqlite"
@@ -265,5 +268,66 @@ func TestCancelWhileQueued(t *testing.T) {
 		if (err == nil) != (getErr == nil) {
 			t.Fatalf("Batch said %v and Get %v", err, getErr)
 		}
+	}
+}
+
+// TestCreateMany creates many items at once, of which some exist or have expired, beside
+// the requests of others.
+func TestCreateMany(t *testing.T) {
+	b := open(t, filepath.Join(t.TempDir(), "store.db"))
+	many := func(from, n int) []backend.Op {
+		ops := make([]backend.Op, n)
+		for i := range ops {
+			ops[i] = backend.Op{Type: backend.OpCreate, Item: backend.Item{Key: fmt.Sprintf("k/%04d", from+i), Value: []byte("new")}}
+		}
+		return ops
+	}
+	gone := put("k/0100", "old")
+	gone.Item.Expires = time.Now().Add(time.Millisecond)
+	start := must(t, b, put("k/0010", "old"), gone)
+	for !time.Now().After(gone.Item.Expires) {
+		runtime.Gosched()
+	}
+	taken, err := b.Batch(t.Context(), many(0, 75)...)
+	var ke *backend.KeyError
+	if !errors.As(err, &ke) || ke.Key != "k/0010" || !errors.Is(err, fault.ErrExists) || taken != 0 {
+		t.Fatalf("creating what exists: got revision %d and error %v, want ErrExists for k/0010", taken, err)
+	}
+	at := must(t, b, many(11, 200)...)
+	if at <= start {
+		t.Errorf("200 items were created at revision %d after %d", at, start)
+	}
+	items, now, err := b.Range(t.Context(), "k/", "k0", 0)
+	if err != nil || len(items) != 201 || now != at {
+		t.Fatalf("Range: got %d items at revision %d, %v; want 201 at %d", len(items), now, err, at)
+	}
+	for _, it := range items[1:] {
+		if string(it.Value) != "new" || it.Revision != at {
+			t.Errorf("%s: got %q at revision %d, want \"new\" at %d", it.Key, it.Value, it.Revision, at)
+		}
+	}
+	if got := events(t, b, "k/", at-1, 200); got[0] != fmt.Sprintf("%d k/0011=new false", at) {
+		t.Errorf("the first event is %q", got[0])
+	}
+
+	// Callers who write together do not notice each other's failures.
+	var group errgroup.Group
+	for i := range 32 {
+		group.Go(func() error {
+			if i%2 == 0 {
+				if _, err := b.Batch(context.WithoutCancel(t.Context()), many(0, 16)...); !errors.Is(err, fault.ErrExists) {
+					return fmt.Errorf("creating what exists: got error %w, want ErrExists", err)
+				}
+				return nil
+			}
+			_, err := b.Batch(context.WithoutCancel(t.Context()), many(1000+i*10, 10)...)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if items, _, err := b.Range(t.Context(), "k/1", "k/2", 0); err != nil || len(items) != 160 {
+		t.Errorf("Range: got %d items, %v; want 160", len(items), err)
 	}
 }

@@ -51,6 +51,7 @@ type writer struct {
 	db      *sql.DB
 	conn    *sql.Conn
 	stmt    statements
+	bulks   []bulk
 	open    []*sql.Stmt // all of stmt, to be closed
 	explain func(error) error
 	// onHealth is told when writing begins to fail and when it works again; or nil.
@@ -72,7 +73,7 @@ type writer struct {
 	failing     bool  // as onHealth was told
 }
 
-type statements struct{ find, put, remove, expire, log, trim *sql.Stmt }
+type statements struct{ find, put, create, remove, expire, log, trim *sql.Stmt }
 
 func (w *writer) prepare(ctx context.Context) error {
 	var errs []error
@@ -88,11 +89,13 @@ func (w *writer) prepare(ctx context.Context) error {
 		find: prepare(`SELECT expires, revision FROM item WHERE key = ?`),
 		put: prepare(`INSERT INTO item (key, value, expires, revision) VALUES (?, ?, ?, ?)
 			ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires, revision = excluded.revision`),
+		create: prepare(`INSERT INTO item (key, value, expires, revision) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING`),
 		remove: prepare(`DELETE FROM item WHERE key = ?`),
 		expire: prepare(`DELETE FROM item WHERE key = ? AND expires <> 0 AND expires <= ?`),
 		log:    prepare(`INSERT INTO change (id, revision, key, deleted) VALUES (?, ?, ?, ?)`),
 		trim:   prepare(`DELETE FROM change WHERE id <= ?`),
 	}
+	w.prepareBulks(prepare)
 	return errors.Join(errs...)
 }
 
@@ -192,7 +195,10 @@ func (w *writer) commit(group []*request) {
 	}
 	err, wrote := w.broken, false
 	if err == nil {
-		wrote, err = w.transact(group)
+		wrote, err = w.transact(group, false)
+	}
+	if errors.Is(err, errTaken) {
+		wrote, err = w.transact(group, true)
 	}
 	if err != nil && w.broken == nil && len(group) > 1 {
 		for _, r := range group {
@@ -223,8 +229,9 @@ func (w *writer) report(err error) {
 // transact carries out a group. On an error nothing of it was written. Outcomes
 // of single requests (a precondition that failed) are left in the requests, and
 // hold only if the whole was committed. It reports whether there was anything to
-// write.
-func (w *writer) transact(group []*request) (wrote bool, err error) {
+// write. Unless it is to look first, it fails with errTaken if a request that creates
+// many items finds one.
+func (w *writer) transact(group []*request, look bool) (wrote bool, err error) {
 	ctx := context.Background()
 	revision, lastChange := w.revision, w.lastChange
 	if _, err := w.conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
@@ -233,7 +240,11 @@ func (w *writer) transact(group []*request) (wrote bool, err error) {
 	now := time.Now()
 	var events []backend.Event
 	for _, r := range group {
-		added, err := w.apply(ctx, r, now)
+		apply := w.apply
+		if !look && r.creates() {
+			apply = w.create
+		}
+		added, err := apply(ctx, r, now)
 		if err != nil {
 			w.rollback(ctx, revision, lastChange)
 			return false, err
@@ -326,11 +337,8 @@ func (w *writer) apply(ctx context.Context, r *request, now time.Time) ([]backen
 		}
 		events = append(events, backend.Event{Revision: next, Deleted: true, Item: backend.Item{Key: key}})
 	}
-	for _, e := range events {
-		w.lastChange++
-		if _, err := w.stmt.log.ExecContext(ctx, w.lastChange, e.Revision, []byte(e.Item.Key), e.Deleted); err != nil {
-			return nil, err
-		}
+	if err := w.logChanges(ctx, events, keysOf(events)); err != nil {
+		return nil, err
 	}
 	if len(events) > 0 {
 		w.revision, r.revision = next, next
