@@ -396,6 +396,10 @@ func TestRefusedCommands(t *testing.T) {
 		send(t, c, 0, []byte("\x03select 'still there'"))
 		receive(t, c)
 		w.Events.Query(t, "still there")
+		// What is prepared now is recorded without waiting for the answer.
+		send(t, c, 0, []byte("\x16select 'prepared in the dark'"))
+		receive(t, c)
+		w.Events.Wait(t, "TMY00I", func(e *auditv1.Event) bool { return dbtest.Field(e, "query") == "select 'prepared in the dark'" })
 	})
 }
 

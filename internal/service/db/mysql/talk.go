@@ -72,6 +72,8 @@ type talk struct {
 	statements map[uint32]*statement
 	held       int
 	waiting    []*command
+	// weight is how much was kept of parameters since nothing waited.
+	weight int
 	// lost says that answers can no longer be told apart.
 	lost bool
 	// status are the flags of the last answer.
@@ -161,17 +163,49 @@ func (t *talk) asked(h header, head []byte, limits engine.Limits) error {
 			if limits.RefuseUnknown {
 				return fault.Invalid("a command that is not known: this database takes only what can be recorded")
 			}
-			t.lost, t.waiting = true, nil
+			t.lose()
 		}
 	}
 	if len(t.waiting) >= maxWaiting {
-		t.lost, t.waiting = true, nil
+		t.lose()
 	}
-	if !t.lost {
-		t.waiting = append(t.waiting, c)
-		t.idle(false)
+	if t.lost {
+		t.unanswered(c)
+		return nil
 	}
+	for _, p := range c.params {
+		t.weight += len(p)
+	}
+	if t.weight > maxHeld {
+		c.params = nil
+	}
+	t.waiting = append(t.waiting, c)
+	t.idle(false)
 	return nil
+}
+
+// lose gives up telling answers apart.
+func (t *talk) lose() {
+	for _, c := range t.waiting {
+		t.unanswered(c)
+	}
+	t.lost, t.waiting = true, nil
+}
+
+// unanswered records what would have been with the answer.
+func (t *talk) unanswered(c *command) {
+	if c.kind == comStmtPrepare {
+		t.audit.Event(audit.MySQLPrepare, map[string]any{"query": c.text})
+	}
+}
+
+// taken takes the oldest command off, whose answer is over.
+func (t *talk) taken() {
+	t.waiting = t.waiting[1:]
+	if len(t.waiting) == 0 {
+		t.waiting, t.weight = nil, 0
+	}
+	t.idle(len(t.waiting) == 0 && t.status&statusInTransaction == 0)
 }
 
 // cut is a text of which at most limit bytes are recorded.
@@ -305,8 +339,7 @@ func (t *talk) answered(p []byte, size int, goesOn bool) {
 		return
 	}
 	if c := t.waiting[0]; t.step(c, p, size) {
-		t.waiting = t.waiting[1:]
-		t.idle(len(t.waiting) == 0 && t.status&statusInTransaction == 0)
+		t.taken()
 	}
 }
 
@@ -316,8 +349,7 @@ func (t *talk) failed(p []byte) {
 	if len(t.waiting) > 0 {
 		c := t.waiting[0]
 		text, params = c.text, c.params
-		t.waiting = t.waiting[1:]
-		t.idle(len(t.waiting) == 0 && t.status&statusInTransaction == 0)
+		t.taken()
 	}
 	t.audit.Query(engine.Query{Text: text, Parameters: params, Err: errors.New(errorText(p))})
 }
@@ -372,7 +404,7 @@ func (t *talk) first(c *command, p []byte, size int) (over bool) {
 	}
 	n, _, ok := lenenc(p)
 	if !ok || n == 0 || n > 1<<16 {
-		t.lost, t.waiting = true, nil
+		t.lose()
 		t.idle(true)
 		return false
 	}

@@ -114,6 +114,9 @@ func makeUser(ctx context.Context, s *engine.Session, p engine.Provision) error 
 	if err := named(append(p.Roles, p.User)...); err != nil {
 		return err
 	}
+	if ownRole(p.User) == autoRole {
+		return fault.Invalid("no user %q is made: the role %q of the database has another meaning", p.User, autoRole)
+	}
 	a, err := openAdmin(ctx, s, p)
 	if err != nil {
 		return err
@@ -132,10 +135,14 @@ func makeUser(ctx context.Context, s *engine.Session, p engine.Provision) error 
 		return err
 	}
 	there, ours, err := a.find(p.User)
+	if err != nil {
+		return err
+	}
+	elsewhere, err := a.elsewhere(p.User)
 	switch {
 	case err != nil:
 		return err
-	case there && !ours:
+	case there && !ours, elsewhere:
 		return fault.Denied("database user %q exists and was not made by Teleport: an administrator has to rename it, or let a role name it in db_users", p.User)
 	case !there:
 		if err := a.exec("CREATE USER " + account(p.User) + " REQUIRE SUBJECT " + literal("/CN="+p.User)); err != nil {
@@ -167,6 +174,13 @@ func (a *admin) find(user string) (there, ours bool, err error) {
 	}
 	found, err = a.query(marked)
 	return true, len(found) > 0, err
+}
+
+// elsewhere says whether there is such a user for some hosts: the server would take the
+// session for that one, if the agent's host is among them.
+func (a *admin) elsewhere(user string) (bool, error) {
+	found, err := a.query("SELECT 1 FROM mysql.user WHERE User = " + literal(user) + " AND Host NOT IN ('%', '') LIMIT 1")
+	return len(found) > 0, err
 }
 
 // setRoles gives the user exactly the roles.

@@ -97,6 +97,39 @@ func TestUserOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// The server prefers the user of a host to that of any host.
+func TestUserOfSomebodyElseAtAHost(t *testing.T) {
+	w := provisioned(t, "keep", "reader")
+	w.server.SQL(t, "CREATE USER carol@'127.0.0.1' REQUIRE SUBJECT '/CN=carol'; GRANT ALL ON *.* TO carol@'127.0.0.1'; CREATE USER carol@'localhost' REQUIRE SUBJECT '/CN=carol'")
+	if c, err := w.carol(t); err == nil || !strings.Contains(err.Error(), "was not made by Teleport") {
+		out := ""
+		if err == nil {
+			out, _ = c.Ask(t.Context(), "select current_user()")
+		}
+		t.Errorf("a user of somebody else's = %v, as %q", err, out)
+	}
+}
+
+// The role of a user must not be the mark of all of them.
+func TestUserWithTheNameOfTheMark(t *testing.T) {
+	w := provisioned(t, "keep", "reader")
+	c, err := w.carol(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	other, err := open(t.Context(), w.Person(t, "auto-user", "maria", []string{"auto"}, nil).Tunnel(t, "maria"), "auto-user", "app")
+	if err == nil {
+		_ = other.Close()
+		t.Error("a user whose role would be the mark was made")
+	}
+	if again, err := w.carol(t); err != nil {
+		t.Errorf("afterwards another user = %v", err)
+	} else {
+		_ = again.Close()
+	}
+}
+
 func TestUnknownRole(t *testing.T) {
 	w := provisioned(t, "keep", "reader", "no'such`role")
 	if _, err := w.carol(t); err == nil {
