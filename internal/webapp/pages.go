@@ -73,6 +73,11 @@ func loginPage(next, user, problem string) string {
 	return document("Log in", b.String())
 }
 
+func logoutPage() string {
+	return document("Log out", `<p>This ends your sessions at the Proxy and at all applications, in this browser.</p>`+
+		`<form method="post" action="`+leavePath+`"><button>Log out</button></form>`)
+}
+
 // launchPage sends its form by itself; without scripts somebody presses the button.
 func launchPage(action string, fields map[string]string) string {
 	var b strings.Builder

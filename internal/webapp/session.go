@@ -56,9 +56,10 @@ func (s *session) close() {
 type sessions struct {
 	h       *Handler
 	signing singleflight.Group
+	ending  *ending
 
 	mu    sync.Mutex
-	byKey map[[sha256.Size]byte]*kept
+	byKey map[sessionKey]*kept
 }
 
 type kept struct {
@@ -67,13 +68,12 @@ type kept struct {
 }
 
 func newSessions(h *Handler) *sessions {
-	return &sessions{h: h, byKey: map[[sha256.Size]byte]*kept{}}
+	return &sessions{h: h, ending: newEnding(), byKey: map[sessionKey]*kept{}}
 }
 
 // byCookie returns the session of a browser.
 func (s *sessions) byCookie(r *http.Request, app target, secret string) (*session, error) {
-	key := sha256.Sum256([]byte("cookie\x00" + app.name + "\x00" + secret))
-	return s.get(r, key, app, &appv1.SignProxyRequest{App: app.name, Token: secret})
+	return s.get(r, cookieKey(app.name, secret), app, &appv1.SignProxyRequest{App: app.name, Token: secret})
 }
 
 // byCertificate returns the session of a program that shows a certificate.
@@ -92,7 +92,7 @@ func (s *sessions) byCertificate(r *http.Request, app target, chain []*x509.Cert
 }
 
 // get returns the session that is kept, or asks Auth for a certificate.
-func (s *sessions) get(r *http.Request, key [sha256.Size]byte, app target, req *appv1.SignProxyRequest) (*session, error) {
+func (s *sessions) get(r *http.Request, key sessionKey, app target, req *appv1.SignProxyRequest) (*session, error) {
 	now := s.h.cfg.Now()
 	s.mu.Lock()
 	k := s.byKey[key]
@@ -130,7 +130,7 @@ func (s *sessions) check(r *http.Request, one *session) error {
 	return one.caller.CheckSource(addr)
 }
 
-func (s *sessions) keep(key [sha256.Size]byte, one *session, now time.Time) {
+func (s *sessions) keep(key sessionKey, one *session, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.byKey[key]; old != nil && old.session != one {
@@ -140,7 +140,7 @@ func (s *sessions) keep(key [sha256.Size]byte, one *session, now time.Time) {
 	if len(s.byKey) <= maxSessions {
 		return
 	}
-	var oldest [sha256.Size]byte
+	var oldest sessionKey
 	for k, v := range s.byKey {
 		if first := s.byKey[oldest]; first == nil || v.used.Before(first.used) {
 			oldest = k
@@ -150,15 +150,25 @@ func (s *sessions) keep(key [sha256.Size]byte, one *session, now time.Time) {
 	delete(s.byKey, oldest)
 }
 
-// forget drops the session of a cookie.
-func (s *sessions) forget(app, secret string) {
-	key := sha256.Sum256([]byte("cookie\x00" + app + "\x00" + secret))
+// forget drops a session and ends what goes on in it.
+func (s *sessions) forget(key sessionKey) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k := s.byKey[key]; k != nil {
-		defer k.session.close()
-		delete(s.byKey, key)
+	k := s.byKey[key]
+	delete(s.byKey, key)
+	s.mu.Unlock()
+	if k != nil {
+		k.session.close()
+		s.ending.end(k.session.caller.User.App.SessionID)
 	}
+}
+
+// forgetLogin drops the sessions that were opened by a login at the Proxy. Those that this
+// Proxy does not know of any more are looked at again when they are used next.
+func (s *sessions) forgetLogin(secret string) {
+	for _, key := range s.ending.openedBy(loginKey(secret)) {
+		s.forget(key)
+	}
+	s.close()
 }
 
 func (s *sessions) close() {
@@ -234,7 +244,8 @@ func (s *sessions) dial(ctx context.Context, one *session, clientAddr, proto str
 	}
 	config := ca.ClientTLS(func() *tls.Certificate { return &one.cert }, s.h.cfg.Trust, types.RoleApp)
 	config.NextProtos = []string{proto}
-	conn := tls.Client(&leavingConn{Conn: raw, leave: sync.OnceFunc(leave)}, config)
+	forget := s.ending.enter(one.caller.User.App.SessionID, raw)
+	conn := tls.Client(&leavingConn{Conn: raw, leave: sync.OnceFunc(func() { forget(); leave() })}, config)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {

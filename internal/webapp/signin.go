@@ -27,6 +27,7 @@ const (
 
 	loginPath  = "/web/login"
 	launchPath = "/web/launch/"
+	leavePath  = "/web/logout"
 
 	// ownCookies is how the names of our cookies begin. With __Host- no other host can
 	// set them, and they never go over plain HTTP.
@@ -52,7 +53,7 @@ func (h *Handler) challenge(w http.ResponseWriter, r *http.Request, app target, 
 		return
 	}
 	if c, cerr := r.Cookie(sessionCookie); cerr == nil {
-		h.sessions.forget(app.name, c.Value)
+		h.sessions.forget(cookieKey(app.name, c.Value))
 	}
 	if navigation(r) && (r.TLS == nil || len(r.TLS.PeerCertificates) == 0) {
 		h.begin(w, r, r.URL.RequestURI(), "")
@@ -127,7 +128,8 @@ func localPath(s string) string {
 func (h *Handler) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+loginPath, h.loginForm)
 	mux.Handle("POST "+loginPath, h.origin.Handler(http.HandlerFunc(h.login)))
-	mux.Handle("POST /web/logout", h.origin.Handler(http.HandlerFunc(h.logout)))
+	mux.HandleFunc("GET "+leavePath, h.logoutForm)
+	mux.Handle("POST "+leavePath, h.origin.Handler(http.HandlerFunc(h.logout)))
 	mux.HandleFunc("GET "+launchPath+"{host}", h.launch)
 	mux.HandleFunc("GET /.well-known/jwks.json", h.ServeKeys)
 }
@@ -181,6 +183,11 @@ func (h *Handler) login(w http.ResponseWriter, r *http.Request) {
 	h.page(w, http.StatusOK, messagePage("Logged in", "You are logged in as "+resp.GetUser()+". Open the address of an application, or list them with tsh apps ls."), "'none'")
 }
 
+// logoutForm asks whether somebody wants to log out: a link alone, on any page, must not.
+func (h *Handler) logoutForm(w http.ResponseWriter, _ *http.Request) {
+	h.page(w, http.StatusOK, logoutPage(), "'self'")
+}
+
 // logout ends the session at the Proxy, and with it those at the applications.
 func (h *Handler) logout(w http.ResponseWriter, r *http.Request) {
 	h.end(r.Context(), r, webCookie)
@@ -201,16 +208,16 @@ func (h *Handler) end(ctx context.Context, r *http.Request, name string) {
 	if err != nil || c.Value == "" || len(c.Value) > maxSecret {
 		return
 	}
-	if app, ok := h.hosts.find(bareHost(r.Host)); ok {
-		h.sessions.forget(app.name, c.Value)
-	} else {
-		// Those at the applications end with it, and which they are is not known here.
-		h.sessions.close()
-	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := h.cfg.Apps.EndSession(ctx, &appv1.EndSessionRequest{Token: c.Value}); err != nil {
 		h.cfg.Log.WarnContext(ctx, "the end of a session could not be told to Auth", "error", err)
+	}
+	// Now nothing can bring it back.
+	if app, ok := h.hosts.find(bareHost(r.Host)); ok {
+		h.sessions.forget(cookieKey(app.name, c.Value))
+	} else {
+		h.sessions.forgetLogin(c.Value)
 	}
 }
 
@@ -264,6 +271,7 @@ func (h *Handler) launch(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
+	h.sessions.ending.open(loginKey(cookie.Value), cookieKey(app.name, resp.GetToken()))
 	to := "https://" + h.authority(bareHost(r.PathValue("host")))
 	h.page(w, http.StatusOK, launchPage(to+authPath, map[string]string{
 		"token": resp.GetToken(), "state": state, "path": path, "back": back, "expires": strconv.FormatInt(resp.GetExpires().GetSeconds(), 10),
