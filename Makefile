@@ -51,7 +51,7 @@ test: test-deps build ## build, then every test (what CI runs)
 # The real programs that tests are made with, or files of them, and the Debian package of each: OpenSSH, rsync, awscli and so on.
 PEERS := ssh:openssh-client curl:curl git:git tmux:tmux socat:socat xauth:xauth Xvfb:xvfb xdpyinfo:x11-utils visudo:sudo sshfs:sshfs rclone:rclone ansible:ansible-core sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/security/pam_appl.h:libpam0g-dev \
 	ssh-audit:ssh-audit pg_ctlcluster:postgresql psql:postgresql-client /usr/share/java/postgresql.jar:libpostgresql-jdbc-java javac:default-jdk-headless \
-	mariadbd:mariadb-server mariadb:mariadb-client sysbench:sysbench redis-server:redis-server redis-cli:redis-tools nginx:nginx
+	mariadbd:mariadb-server mariadb:mariadb-client sysbench:sysbench redis-server:redis-server redis-cli:redis-tools nginx:nginx chromium:chromium chromedriver:chromium-driver
 
 # The API server of the tests is built once per version, outside of the tree: test/kube says what for.
 KUBE_VERSION   := $(shell sed -n 's/^require k8s.io.kubernetes \(v[^ ]*\).*/\1/p' test/kube/apiserver/go.mod)
@@ -68,8 +68,24 @@ $(KUBE_APISERVER):
 	cd test/kube/apiserver && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(KUBE_LDFLAGS)' -o $@.tmp k8s.io/kubernetes/cmd/kube-apiserver
 	@mv $@.tmp $@
 
+# FerretDB, for the tests of MongoDB's protocol, likewise: from a copy, as a file that it is built with is not in the module.
+FERRETDB_VERSION := $(shell sed -n 's/^require github.com.FerretDB.FerretDB \(v[^ ]*\).*/\1/p' test/ferretdb/go.mod)
+FERRETDB         := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/teleport-test/ferretdb-$(FERRETDB_VERSION)
+
+.PHONY: ferretdb
+ferretdb: $(FERRETDB) ## build the FerretDB of the tests, if it is missing (some minutes, once)
+
+$(FERRETDB):
+	@echo "building FerretDB $(FERRETDB_VERSION) for the tests: some minutes, once"
+	@mkdir -p $(@D)
+	@src=$$(mktemp -d) && trap 'rm -rf "$$src"' EXIT; \
+	dir=$$(cd test/ferretdb && $(GO) mod download -json github.com/FerretDB/FerretDB | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p'); \
+	cp -r "$$dir/." "$$src" && chmod -R u+w "$$src" && echo $(FERRETDB_VERSION) > "$$src/build/version/version.txt"; \
+	cd "$$src" && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@.tmp ./cmd/ferretdb
+	@mv $@.tmp $@
+
 .PHONY: test-deps
-test-deps: kube-apiserver ## install what the tests need, if it is missing
+test-deps: kube-apiserver ferretdb ## install what the tests need, if it is missing
 	@missing=(); \
 	for peer in $(PEERS); do \
 		command -v "$${peer%%:*}" >/dev/null || [[ -x "/usr/sbin/$${peer%%:*}" ]] || [[ $$peer == /* && -e "$${peer%%:*}" ]] || missing+=("$${peer##*:}"); \

@@ -69,6 +69,7 @@ func scripts(dir string) testscript.Params {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"browse":      browse,
 			"capture":     capture,
 			"certificate": certificate,
 			"cluster":     cluster,
@@ -77,6 +78,7 @@ func scripts(dir string) testscript.Params {
 			"expect":      expect,
 			"fetch":       fetch,
 			"freeport":    freeport,
+			"jwt":         jwtOf,
 			"keys":        pressKeys,
 			"login":       login,
 			"mode":        mode,
@@ -95,6 +97,7 @@ func scripts(dir string) testscript.Params {
 			"terminal":    openTerminal,
 			"totp":        totpCode,
 			"type":        typeLine,
+			"webpage":     webpage,
 			"website":     website,
 			"within":      within,
 		},
@@ -121,6 +124,7 @@ type scriptKey struct{}
 type script struct {
 	daemons   map[string]*daemon
 	terminals map[string]*terminal
+	browser   *browser
 	// given are variables that its daemons get beside the usual ones.
 	given []string
 	// rewrites are pairs of old and new.
