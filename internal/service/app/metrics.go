@@ -1,10 +1,9 @@
 package app
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"teleport/internal/diag"
 )
 
 // metrics are the numbers an operator watches.
@@ -32,33 +31,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "teleport_app_healthy", Help: "Whether this host reaches the application: 1 or 0.",
 		}, []string{"app"}),
 	}
-	if r == nil {
-		return m, nil
-	}
 	var err error
-	if m.active, err = register(r, m.active); err != nil {
+	if m.active, err = diag.Register(r, "application", m.active); err != nil {
 		return nil, err
 	}
-	if m.requests, err = register(r, m.requests); err != nil {
+	if m.requests, err = diag.Register(r, "application", m.requests); err != nil {
 		return nil, err
 	}
-	if m.rejected, err = register(r, m.rejected); err != nil {
+	if m.rejected, err = diag.Register(r, "application", m.rejected); err != nil {
 		return nil, err
 	}
-	m.healthy, err = register(r, m.healthy)
+	m.healthy, err = diag.Register(r, "application", m.healthy)
 	return m, err
-}
-
-func register[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
-	err := r.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if old, ok := already.ExistingCollector.(C); ok {
-			return old, nil
-		}
-	}
-	if err != nil {
-		return c, fmt.Errorf("register metrics of the application service: %w", err)
-	}
-	return c, nil
 }

@@ -1,10 +1,9 @@
 package db
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"teleport/internal/diag"
 )
 
 // metrics are the numbers an operator watches.
@@ -37,33 +36,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "teleport_db_healthy", Help: "Whether the database could be reached when it was last tried: 1 or 0.",
 		}, []string{"db"}),
 	}
-	if r == nil {
-		return m, nil
-	}
 	var err error
 	for _, c := range []**prometheus.CounterVec{&m.started, &m.rejected, &m.events} {
-		if *c, err = register(r, *c); err != nil {
+		if *c, err = diag.Register(r, "database", *c); err != nil {
 			return nil, err
 		}
 	}
 	for _, g := range []**prometheus.GaugeVec{&m.active, &m.healthy} {
-		if *g, err = register(r, *g); err != nil {
+		if *g, err = diag.Register(r, "database", *g); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
-}
-
-func register[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
-	err := r.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if old, ok := already.ExistingCollector.(C); ok {
-			return old, nil
-		}
-	}
-	if err != nil {
-		return c, fmt.Errorf("register metrics of the database service: %w", err)
-	}
-	return c, nil
 }

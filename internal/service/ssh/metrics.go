@@ -1,10 +1,9 @@
 package ssh
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"teleport/internal/diag"
 )
 
 // metrics are the numbers an operator watches.
@@ -39,33 +38,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "teleport_ssh_resumptions_total", Help: "SSH connections whose client came back after it was lost, by result.",
 		}, []string{"result"}),
 	}
-	if r == nil {
-		return m, nil
-	}
 	var err error
-	if m.active, err = register(r, m.active); err != nil {
+	if m.active, err = diag.Register(r, "ssh", m.active); err != nil {
 		return nil, err
 	}
-	if m.started, err = register(r, m.started); err != nil {
+	if m.started, err = diag.Register(r, "ssh", m.started); err != nil {
 		return nil, err
 	}
-	if m.resumptions, err = register(r, m.resumptions); err != nil {
+	if m.resumptions, err = diag.Register(r, "ssh", m.resumptions); err != nil {
 		return nil, err
 	}
-	m.rejected, err = register(r, m.rejected)
+	m.rejected, err = diag.Register(r, "ssh", m.rejected)
 	return m, err
-}
-
-func register[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
-	err := r.Register(c)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if old, ok := already.ExistingCollector.(C); ok {
-			return old, nil
-		}
-	}
-	if err != nil {
-		return c, fmt.Errorf("register metrics of the ssh service: %w", err)
-	}
-	return c, nil
 }
