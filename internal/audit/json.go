@@ -3,9 +3,12 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"slices"
+	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -23,78 +26,139 @@ var envelope = []string{"event", "code", "time", "uid", "ei", "cluster_name"}
 // (event, code, time, uid, ei, cluster_name), then the fields by name. A field
 // named like a part of the envelope becomes "fields.<name>".
 func JSON(e *auditv1.Event) ([]byte, error) {
-	if e.GetTime().CheckValid() != nil {
-		return nil, fault.Invalid("event %q has no valid time", e.GetEvent())
+	var enc Encoded
+	if err := enc.of(e); err != nil {
+		return nil, err
 	}
-	var w lineWriter
-	w.add("event", e.GetEvent())
-	w.add("code", e.GetCode())
-	w.add("time", e.GetTime().AsTime().Format(timeForm))
-	w.add("uid", e.GetUid())
-	w.add("ei", e.GetEi())
-	w.add("cluster_name", e.GetClusterName())
-	names := make([]string, 0, len(e.GetFields().GetFields()))
-	for name := range e.GetFields().GetFields() {
-		names = append(names, name)
+	return enc.AppendJSON(nil)
+}
+
+// AppendJSON appends what JSON returns.
+func (e *Encoded) AppendJSON(b []byte) ([]byte, error) {
+	at := e.Time()
+	if at.CheckValid() != nil {
+		return nil, fault.Invalid("event %q has no valid time", e.Kind.Type)
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		key := name
-		for slices.Contains(envelope, key) || (key != name && e.Fields.Fields[key] != nil) {
-			key = "fields." + key
+	b = appendString(append(b, `{"event":`...), e.Kind.Type)
+	b = appendString(append(b, `,"code":`...), e.Kind.Code)
+	b = at.AsTime().AppendFormat(append(b, `,"time":"`...), timeForm)
+	b = appendString(append(b, `","uid":`...), e.UID)
+	b = strconv.AppendInt(append(b, `,"ei":`...), e.Index, 10)
+	b = appendString(append(b, `,"cluster_name":`...), e.Cluster)
+	for _, f := range e.fields {
+		b = append(b, ',')
+		if slices.Contains(envelope, string(f.name)) {
+			b = appendString(b, e.otherName(string(f.name)))
+		} else {
+			b = appendString(b, f.name)
 		}
-		w.add(key, e.Fields.Fields[name].AsInterface())
+		var err error
+		if b, err = appendValue(append(b, ':'), f.value); err != nil {
+			return nil, fault.Invalid("event %q of type %q: %w", e.UID, e.Kind.Type, err)
+		}
 	}
-	if w.err != nil {
-		return nil, fault.Invalid("event %q of type %q: %w", e.GetUid(), e.GetEvent(), w.err)
-	}
-	w.buf.WriteByte('}')
-	return w.buf.Bytes(), nil
+	return append(b, '}'), nil
 }
 
-// lineWriter builds a JSON object in the order of its calls.
-type lineWriter struct {
-	buf bytes.Buffer
-	err error
+// otherName is the name that a field gets whose own is one of the envelope.
+func (e *Encoded) otherName(name string) string {
+	for {
+		name = "fields." + name
+		if _, taken := e.find(name); !taken {
+			return name
+		}
+	}
 }
 
-func (w *lineWriter) add(name string, value any) {
-	separator := byte(',')
-	if w.buf.Len() == 0 {
-		separator = '{'
+// appendValue appends an encoded value.
+func appendValue(b, value []byte) ([]byte, error) {
+	kind, number, content, ok := nextValue(value)
+	switch {
+	case !ok:
+	case kind == numNull:
+		return append(b, "null"...), nil
+	case kind == numBool:
+		return strconv.AppendBool(b, number != 0), nil
+	case kind == numString:
+		return appendString(b, content), nil
+	case kind == numNumber:
+		if f := math.Float64frombits(number); f == math.Trunc(f) && math.Abs(f) < 1e15 && number != negativeZero {
+			return strconv.AppendInt(b, int64(f), 10), nil
+		}
+	case kind == numList:
+		if list, ok := appendList(b, content); ok {
+			return list, nil
+		}
 	}
-	w.buf.WriteByte(separator)
-	w.encode(name)
-	w.buf.WriteByte(':')
-	w.encode(value)
+	// What is rare is left to those who know it all.
+	v := &structpb.Value{}
+	if err := proto.Unmarshal(value, v); err != nil {
+		return nil, err
+	}
+	return appendAny(b, v.AsInterface())
 }
 
-func (w *lineWriter) encode(v any) {
-	if s, ok := v.(string); ok && plain(s) {
-		w.buf.WriteByte('"')
-		w.buf.WriteString(s)
-		w.buf.WriteByte('"')
-		return
+const negativeZero = 1 << 63
+
+func appendList(b, raw []byte) ([]byte, bool) {
+	b = append(b, '[')
+	for first := true; len(raw) > 0; first = false {
+		item, rest, ok := nextBytes(raw, numEntry)
+		if !ok {
+			return nil, false
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		var err error
+		if b, err = appendValue(b, item); err != nil {
+			return nil, false
+		}
+		raw = rest
 	}
-	enc := json.NewEncoder(&w.buf)
+	return append(b, ']'), true
+}
+
+// appendString appends a text in quotes. Most texts stand in JSON as they are or nearly
+// so, and the encoder takes ten times as long to find out.
+func appendString[T string | []byte](b []byte, s T) []byte {
+	begin := len(b)
+	b = append(b, '"')
+	from := 0
+	for i := range len(s) {
+		c := s[i]
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[from:i]...)
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b, _ = appendAny(b[:begin], string(s)) // no error: it is text
+			return b
+		}
+		from = i + 1
+	}
+	return append(append(b, s[from:]...), '"')
+}
+
+// appendAny appends what the encoder makes of v.
+func appendAny(b []byte, v any) ([]byte, error) {
+	buf := bytes.NewBuffer(b)
+	enc := json.NewEncoder(buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil && w.err == nil {
-		w.err = err
-		return
+	if err := enc.Encode(v); err != nil {
+		return nil, err
 	}
 	// Encode ends every value with a newline.
-	w.buf.Truncate(w.buf.Len() - 1)
-}
-
-// plain reports whether a text stands in JSON as it is: most do, and the encoder takes ten
-// times as long to find out.
-func plain(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
+	return buf.Bytes()[:buf.Len()-1], nil
 }
 
 // ParseJSON reads a line that JSON wrote.
