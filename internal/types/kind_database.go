@@ -31,13 +31,13 @@ const (
 // DatabaseProtocols lists the protocols.
 func DatabaseProtocols() []string {
 	return []string{
-		ProtocolPostgres, ProtocolCockroachDB, ProtocolMySQL, ProtocolRedis, ProtocolMongoDB, ProtocolSQLServer,
-		ProtocolClickHouseHTTP, ProtocolTLS,
+		ProtocolPostgres, ProtocolCockroachDB, ProtocolMySQL, ProtocolRedis, ProtocolMongoDB, ProtocolClickHouseHTTP, ProtocolTLS,
 	}
 }
 
 // otherProtocols says what to use in place of those without an engine.
 var otherProtocols = map[string]string{
+	ProtocolSQLServer:  "SQL Server is not served by this version: its protocol has TLS inside of itself, so that " + ProtocolTLS + " does not fit either",
 	ProtocolClickHouse: "the native protocol of ClickHouse is not read by the agent: use " + ProtocolClickHouseHTTP + ", or " + ProtocolTLS + " with the server's tcp_port_secure, which records sessions without their queries",
 }
 

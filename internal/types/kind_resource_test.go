@@ -62,6 +62,7 @@ func TestDatabaseCheck(t *testing.T) {
 		{"a host alone", func(d *typesv1.Database) { d.Spec.Uri = "db.internal" }, ""},
 		{"a port of letters", func(d *typesv1.Database) { d.Spec.Uri = "db.internal:pg" }, "spec.uri"},
 		{"protocol", func(d *typesv1.Database) { d.Spec.Protocol = "dbase" }, "spec.protocol"},
+		{"sqlserver", func(d *typesv1.Database) { d.Spec.Protocol = "sqlserver" }, "spec.protocol"},
 		{"clickhouse", func(d *typesv1.Database) { d.Spec.Protocol = "clickhouse" }, "spec.protocol"},
 		{"mode", func(d *typesv1.Database) { d.Spec.Tls = &typesv1.DatabaseTLS{Mode: "no"} }, "spec.tls.mode"},
 		{"no certificates", func(d *typesv1.Database) { d.Spec.Tls = &typesv1.DatabaseTLS{CaCert: "abc"} }, "spec.tls.ca_cert"},

@@ -4,6 +4,7 @@ package all
 import (
 	"teleport/internal/service/db/clickhouse"
 	"teleport/internal/service/db/engine"
+	"teleport/internal/service/db/mongodb"
 	"teleport/internal/service/db/mysql"
 	"teleport/internal/service/db/passthrough"
 	"teleport/internal/service/db/postgres"
@@ -16,6 +17,7 @@ func Engines() []engine.Engine {
 		postgres.New(),
 		mysql.New(),
 		redis.New(),
+		mongodb.New(),
 		clickhouse.New(),
 		passthrough.New(),
 	}
