@@ -25,10 +25,7 @@ type asked struct {
 	limits   engine.Limits
 	requests *requests
 
-	statements map[string]*statement
-	portals    map[string]*portal
-	// held is how much text is kept in them.
-	held int
+	known
 	// copied is how much of a COPY has come.
 	copied int64
 	// unknown is set at a message that the protocol does not have.
@@ -76,7 +73,15 @@ const (
 )
 
 func newAsked(a engine.Audit, l engine.Limits, r *requests) *asked {
-	return &asked{audit: a, limits: l, requests: r, statements: map[string]*statement{}, portals: map[string]*portal{}}
+	r.unrecorded = func(q request) {
+		if q.kind == 'P' {
+			a.Event(audit.PostgresParse, map[string]any{"statement_name": q.id, "query": q.text})
+			return
+		}
+		a.Event(audit.PostgresBind, map[string]any{"statement_name": q.from, "portal_name": q.id, "parameters": q.params})
+	}
+	r.differs = func(p *portal) { a.Query(engine.Query{Text: p.statement.text, Parameters: p.params}) }
+	return &asked{audit: a, limits: l, requests: r, known: newKnown()}
 }
 
 // want is how much of a message of the client is looked at.
@@ -139,7 +144,8 @@ func name(body []byte) (text string, rest []byte, ok bool) {
 func (a *asked) malformed(kind byte, body []byte) {
 	a.audit.Malformed(append([]byte{kind}, body...))
 	a.unknown = true
-	// The server answers it all the same.
+	// The server answers it all the same, and may take it for something.
+	a.requests.giveUp()
 	a.requests.add(request{kind: kind})
 }
 
@@ -160,37 +166,11 @@ func (a *asked) parse(body []byte, size int) {
 	if len(types) >= 2 {
 		st.learn(types[2:])
 	}
-	a.forgetStatement(id)
-	if a.held+len(text) <= maxHeld && len(a.statements) < maxNames {
-		a.statements[id] = st
-		a.held += len(text)
-	}
+	a.known.parse(id, st)
 	if id != "" {
 		a.audit.Event(audit.PostgresParse, map[string]any{"statement_name": id, "query": text})
 	}
-	a.requests.add(request{kind: 'P', text: text})
-}
-
-func (a *asked) forgetStatement(id string) {
-	if old := a.statements[id]; old != nil {
-		a.held -= len(old.text)
-		delete(a.statements, id)
-	}
-}
-
-func (a *asked) forgetPortal(id string) {
-	if old := a.portals[id]; old != nil {
-		a.held -= weight(old.params)
-		delete(a.portals, id)
-	}
-}
-
-func weight(params []string) int {
-	n := 0
-	for _, p := range params {
-		n += len(p)
-	}
-	return n
+	a.requests.add(request{kind: 'P', text: text, stmt: st, id: id})
 }
 
 // bind gives a statement its parameters.
@@ -201,28 +181,23 @@ func (a *asked) bind(body []byte, size int) {
 		a.malformed('B', body)
 		return
 	}
-	st := a.statements[from]
-	if st == nil {
-		st = &statement{text: "[statement " + strconv.Quote(from) + " was not kept]"}
+	var types []uint32
+	if st := a.statements[from]; st != nil {
+		types = st.known()
 	}
-	p := &portal{statement: st}
-	p.params, ok = parameters(rest, st.known())
+	params, ok := parameters(rest, types)
 	if !ok && len(body) == size {
 		a.malformed('B', body)
 		return
 	}
 	if !ok {
-		p.params = append(p.params, fmt.Sprintf("[truncated: %d of %d bytes]", len(body), size))
+		params = append(params, fmt.Sprintf("[truncated: %d of %d bytes]", len(body), size))
 	}
-	a.forgetPortal(id)
-	if n := weight(p.params); a.held+n <= maxHeld && len(a.portals) < maxNames {
-		a.portals[id] = p
-		a.held += n
-	}
+	p := a.known.bind(id, from, params)
 	if from != "" || id != "" {
 		a.audit.Event(audit.PostgresBind, map[string]any{"statement_name": from, "portal_name": id, "parameters": p.params})
 	}
-	a.requests.add(request{kind: 'B', text: st.text, params: p.params})
+	a.requests.add(request{kind: 'B', text: p.statement.text, params: p.params, id: id, from: from})
 }
 
 // parameters reads formats and values of a Bind as far as they are there.
@@ -356,7 +331,7 @@ func (a *asked) execute(body []byte) {
 		a.malformed('E', body)
 		return
 	}
-	q := request{kind: 'E', text: "[portal " + strconv.Quote(id) + " was not kept]"}
+	q := request{kind: 'E', id: id, text: "[portal " + strconv.Quote(id) + " was not kept]"}
 	if p := a.portals[id]; p != nil {
 		q.text, q.params = p.statement.text, p.params
 	}
@@ -382,7 +357,7 @@ func (a *asked) close(body []byte) {
 		a.forgetStatement(id)
 	}
 	a.audit.Event(audit.PostgresClose, map[string]any{field: id})
-	a.requests.add(request{kind: 'C'})
+	a.requests.add(request{kind: 'C', id: id, portal: body[0] == 'P'})
 }
 
 func (a *asked) describe(body []byte) {
@@ -412,6 +387,7 @@ func (a *asked) function(body []byte, size int) {
 
 // endCopy records how much a COPY brought in.
 func (a *asked) endCopy(failed bool) {
+	a.requests.copied()
 	copyEvent(a.audit, a.requests.current(), "in", a.copied, !failed)
 	a.copied = 0
 }

@@ -120,6 +120,21 @@ func TestMemoryOfAnEndlessSession(t *testing.T) {
 	}
 }
 
+func TestMemoryOfWhatWaits(t *testing.T) {
+	r := &requests{idle: func(bool) {}}
+	for range 1000 {
+		r.add(request{kind: 'B', params: []string{strings.Repeat("x", 100<<10)}})
+		r.add(request{kind: 'Q', text: strings.Repeat("x", 100<<10)})
+		held := 0
+		for _, q := range r.list {
+			held += q.weight()
+		}
+		if held != r.pending || held > maxPending {
+			t.Fatalf("%d bytes wait, %d are counted", held, r.pending)
+		}
+	}
+}
+
 func TestRequests(t *testing.T) {
 	var idle []bool
 	r := &requests{idle: func(is bool) { idle = append(idle, is) }}

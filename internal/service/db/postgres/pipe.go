@@ -165,6 +165,8 @@ func (p *pipe) answer(kind byte, body []byte, size int) {
 		if kind == 'T' {
 			p.requests.answered('D')
 		}
+	case 'G':
+		p.requests.copyIn()
 	case 'H':
 		p.copied = 0
 	case 'd':
