@@ -103,11 +103,14 @@ var known = sync.OnceValue(func() map[Kind]bool {
 // KindOf returns the kind of an event, and whether its type and code belong
 // together in the list of kinds.
 func KindOf(e *auditv1.Event) (Kind, bool) {
-	if k := (Kind{Type: e.GetEvent(), Code: e.GetCode()}); known()[k] {
+	if k := (Kind{Type: e.GetEvent(), Code: e.GetCode()}); k.Known() {
 		return k, true
 	}
 	return Kind{}, false
 }
+
+// Known reports whether the kind is in the list of kinds.
+func (k Kind) Known() bool { return known()[k] }
 
 // New returns an event of the kind. Values may be strings, numbers, booleans,
 // times, durations, errors, stringers, and lists and maps of them. Whatever is

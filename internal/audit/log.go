@@ -150,42 +150,82 @@ func scanTail(f *os.File) (int64, *auditv1.Event, error) {
 // in order of writing. After an error Last says how far it came; a line that was
 // written in part is removed before the next one.
 func (l *Log) Append(events ...*auditv1.Event) error {
-	if len(events) == 0 {
-		return nil
-	}
-	lines := make([][]byte, len(events))
-	for i, e := range events {
-		line, err := JSON(e)
-		if err != nil {
+	var lines Lines
+	for _, e := range events {
+		var enc Encoded
+		if err := enc.of(e); err != nil {
 			return err
 		}
-		lines[i] = append(line, '\n')
+		if err := lines.Add(&enc); err != nil {
+			return err
+		}
 	}
+	return l.AppendLines(&lines)
+}
+
+// Lines are lines to be appended to a log. The zero value is none of them.
+type Lines struct {
+	text  []byte
+	marks []mark
+}
+
+// mark is a line: where it ends, and of what event it is.
+type mark struct {
+	end  int
+	uid  string
+	time time.Time
+}
+
+// Add adds the line of an event.
+func (l *Lines) Add(e *Encoded) error {
+	text, err := e.AppendJSON(l.text)
+	if err != nil {
+		return err
+	}
+	l.text = append(text, '\n')
+	l.marks = append(l.marks, mark{end: len(l.text), uid: e.UID, time: e.Time().AsTime()})
+	return nil
+}
+
+// keepLines is the room for text that is kept for other lines.
+const keepLines = 1 << 20
+
+// Reset drops the lines, and keeps their room for others unless it is great.
+func (l *Lines) Reset() {
+	if cap(l.text) > keepLines {
+		l.text = nil
+	}
+	l.text, l.marks = l.text[:0], l.marks[:0]
+}
+
+// AppendLines is Append for lines.
+func (l *Log) AppendLines(lines *Lines) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	today := fileName(time.Now())
-	for i := 0; i < len(events); {
-		day := l.dayOfLocked(events[i], today)
+	begin := 0
+	for i := 0; i < len(lines.marks); {
+		day := l.dayOfLocked(lines.marks[i].time, today)
 		if err := l.openLocked(day); err != nil {
 			return err
 		}
-		var batch []byte
 		first := i
-		for ; i < len(events) && l.dayOfLocked(events[i], today) == day; i++ {
-			batch = append(batch, lines[i]...)
+		for i < len(lines.marks) && (day == today || l.dayOfLocked(lines.marks[i].time, today) == day) {
+			i++
 		}
-		if err := l.writeLocked(batch); err != nil {
+		last := lines.marks[i-1]
+		if err := l.writeLocked(lines.text[begin:last.end]); err != nil {
 			return fmt.Errorf("audit log: write %d events: %w", i-first, err)
 		}
-		l.lastUID, l.lastTime = events[i-1].GetUid(), events[i-1].GetTime().AsTime()
+		begin, l.lastUID, l.lastTime = last.end, last.uid, last.time
 	}
 	return nil
 }
 
-// dayOfLocked returns the name of the file that an event goes to. File names
+// dayOfLocked returns the name of the file that an event of the time goes to. File names
 // sort by time.
-func (l *Log) dayOfLocked(e *auditv1.Event, today string) string {
-	return max(min(fileName(e.GetTime().AsTime()), today), l.day)
+func (l *Log) dayOfLocked(at time.Time, today string) string {
+	return max(min(fileName(at), today), l.day)
 }
 
 func fileName(t time.Time) string { return t.UTC().Format(dayForm) + fileEnd }

@@ -48,12 +48,12 @@ func TestEmitEvents(t *testing.T) {
 			want(t, err, tt.kind, tt.part)
 		})
 	}
-	many := make([]*auditv1.Event, 101)
+	many := make([]*auditv1.Event, 1001)
 	for i := range many {
 		many[i] = session(nil)
 	}
 	_, err := node.EmitEvents(t.Context(), &auditv1.EmitEventsRequest{Events: many})
-	want(t, err, fault.ErrLimit, "at most 100")
+	want(t, err, fault.ErrLimit, "more than 1000 events")
 }
 
 func TestEmittedEventsAreStamped(t *testing.T) {

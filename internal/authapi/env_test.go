@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	agentv1 "teleport/api/agent/v1"
-	auditv1 "teleport/api/audit/v1"
 	resourcev1 "teleport/api/resource/v1"
 	statusv1 "teleport/api/status/v1"
 	tokenv1 "teleport/api/token/v1"
@@ -125,7 +124,7 @@ func (e *env) server() *rpc.Server {
 	resourcev1.RegisterResourceServiceServer(server.Registrar(), resources)
 	tokenv1.RegisterTokenServiceServer(server.Registrar(), tokens)
 	statusv1.RegisterStatusServiceServer(server.Registrar(), status)
-	auditv1.RegisterAuditServiceServer(server.Registrar(), events)
+	authapi.RegisterAudit(server.Registrar(), events)
 	agentv1.RegisterAgentServiceServer(server.Registrar(), e.agents)
 	return server
 }

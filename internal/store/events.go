@@ -122,11 +122,15 @@ func (s *Store) event(ctx context.Context, it backend.Item) (*auditv1.Event, boo
 	return e, true
 }
 
-// StoredEvent is an event and the revision that it was stored at.
+// StoredEvent is an encoded event and the revision that it was stored at.
 type StoredEvent struct {
 	Revision uint64
-	Event    *auditv1.Event
+	Value    []byte
 }
+
+// watchRoom is how many events a watcher has ready for who reads it: handing over each
+// alone would be a change of goroutines for each.
+const watchRoom = 128
 
 // EventWatcher delivers events in the order in which they were stored.
 type EventWatcher struct {
@@ -145,7 +149,7 @@ func (s *Store) WatchEvents(ctx context.Context, after uint64) (*EventWatcher, e
 		cancel()
 		return nil, err
 	}
-	w := &EventWatcher{events: make(chan StoredEvent), cancel: cancel, done: make(chan struct{})}
+	w := &EventWatcher{events: make(chan StoredEvent, watchRoom), cancel: cancel, done: make(chan struct{})}
 	go s.pumpEvents(ctx, in, w)
 	return w, nil
 }
@@ -159,12 +163,8 @@ func (s *Store) pumpEvents(ctx context.Context, in backend.Watcher, w *EventWatc
 		if change.Deleted {
 			continue
 		}
-		e, ok := s.event(ctx, change.Item)
-		if !ok {
-			continue
-		}
 		select {
-		case w.events <- StoredEvent{Revision: change.Revision, Event: e}:
+		case w.events <- StoredEvent{Revision: change.Revision, Value: change.Item.Value}:
 		case <-ctx.Done():
 			w.err = context.Cause(ctx)
 			return

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
+	"teleport/internal/audit"
 	"teleport/internal/backend"
 	"teleport/internal/backend/memory"
 	"teleport/internal/fault"
@@ -40,6 +42,32 @@ func TestEmitFills(t *testing.T) {
 	if err != nil || len(got) != 3 || !proto.Equal(got[0], own) || !proto.Equal(got[2], e) {
 		t.Errorf("SearchEvents = %v, %v", got, err)
 	}
+	// The same of an event that is encoded.
+	var enc audit.Encoded
+	for name, ev := range map[string]*auditv1.Event{"bare": {Event: "z"}, "whole": {Event: "z", Uid: "whole", ClusterName: "leaf", Time: timestamppb.New(noon.Add(time.Hour))}} {
+		raw, err := proto.Marshal(ev)
+		if err != nil || enc.Take(raw) != nil {
+			t.Fatal(err)
+		}
+		commit(t, s.Tx().EmitEncoded(&enc))
+		if name == "whole" {
+			continue
+		}
+		if got := enc.Time(); len(enc.UID) != 36 || enc.Cluster != "example.com" || !got.AsTime().Equal(noon) {
+			t.Errorf("%s: %+v at %v", name, enc, got)
+		}
+	}
+	last, _, err := s.SearchEvents(t.Context(), store.EventQuery{Limit: 1})
+	if err != nil || len(last) != 1 || last[0].GetUid() != "whole" || last[0].GetClusterName() != "leaf" {
+		t.Errorf("SearchEvents = %v, %v, want the one that is whole", last, err)
+	}
+	for _, ev := range []*auditv1.Event{{}, {Event: "z", Uid: strings.Repeat("u", 129)}, {Event: "z", Time: &timestamppb.Timestamp{Nanos: -1}}} {
+		raw, err := proto.Marshal(ev)
+		if err != nil || enc.Take(raw) != nil {
+			t.Fatal(err)
+		}
+		wants(t, s.Tx().EmitEncoded(&enc).Commit(t.Context()), fault.ErrInvalid, "event")
+	}
 	// Nothing that was logged can be written over.
 	forged := &auditv1.Event{Event: "forged", Uid: "own", Time: own.Time}
 	wants(t, s.Emit(t.Context(), forged), fault.ErrExists, `event "own"`)
@@ -47,7 +75,7 @@ func TestEmitFills(t *testing.T) {
 		t.Errorf("Emit of nothing: got error %v, want ErrInvalid", err)
 	}
 	items, _, err := b.Range(t.Context(), "audit/", "audit0", 0)
-	if err != nil || len(items) != 3 {
+	if err != nil || len(items) != 5 {
 		t.Fatalf("%d items, %v", len(items), err)
 	}
 	for _, it := range items {
@@ -187,8 +215,9 @@ func TestWatchEvents(t *testing.T) {
 	commit(t, s.Tx().Emit(late))
 	for i, want := range []string{"one", "two", "late"} {
 		got := <-w.Events()
-		if got.Event.GetEvent() != want || got.Event.GetUid() == "" || got.Revision != rev+[]uint64{2, 2, 3}[i] {
-			t.Errorf("event %d = %v, want %s", i, got, want)
+		var e audit.Encoded
+		if err := e.Read(got.Value); err != nil || e.Kind.Type != want || e.UID == "" || got.Revision != rev+[]uint64{2, 2, 3}[i] {
+			t.Errorf("event %d = %+v at %d, %v; want %s", i, e.Kind, got.Revision, err, want)
 		}
 	}
 	if w.Err() != nil {

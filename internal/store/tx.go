@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	auditv1 "teleport/api/audit/v1"
+	"teleport/internal/audit"
 	"teleport/internal/backend"
 	"teleport/internal/fault"
 	"teleport/internal/types"
@@ -71,6 +72,19 @@ func (t *Tx) Check(kind, name, revision string) *Tx {
 // event that is in the log already (same time and uid) is fault.ErrExists.
 func (t *Tx) Emit(events ...*auditv1.Event) *Tx {
 	t.events = append(t.events, events...)
+	return t
+}
+
+// EmitEncoded is Emit for an event that is encoded, which it does not keep.
+func (t *Tx) EmitEncoded(e *audit.Encoded) *Tx {
+	if t.err != nil {
+		return t
+	}
+	op, err := t.store.encodedOp(e)
+	if err != nil {
+		return t.fail(err)
+	}
+	t.ops = append(t.ops, op)
 	return t
 }
 
@@ -174,22 +188,12 @@ func (s *Store) eventOp(e *auditv1.Event) (backend.Op, error) {
 	if e == nil || e.GetEvent() == "" {
 		return backend.Op{}, fault.Invalid("an audit event without a type")
 	}
-	if e.Uid == "" {
-		// Version 7 grows with time, so that events of one moment keep their order.
-		id, err := uuid.NewV7()
-		if err != nil {
-			return backend.Op{}, fault.New(fault.ErrUnreachable, "make an event id: %w", err)
-		}
-		e.Uid = id.String()
-	}
-	if len(e.Uid) > 128 {
-		return backend.Op{}, fault.Invalid("event %q: an id of %d bytes, the most is 128", e.GetEvent(), len(e.Uid))
+	var err error
+	if e.Uid, err = eventUID(e.GetEvent(), e.Uid); err != nil {
+		return backend.Op{}, err
 	}
 	if e.Time == nil {
 		e.Time = timestamppb.New(s.now())
-	}
-	if !e.Time.IsValid() {
-		return backend.Op{}, fault.Invalid("event %q: its time is not valid", e.GetEvent())
 	}
 	if e.ClusterName == "" {
 		e.ClusterName = s.clusterName()
@@ -198,6 +202,46 @@ func (s *Store) eventOp(e *auditv1.Event) (backend.Op, error) {
 	if err != nil {
 		return backend.Op{}, fault.New(fault.ErrInvalid, "encode event %q: %w", e.GetEvent(), err)
 	}
+	return s.createEvent(e.GetEvent(), e.Uid, e.Time, value)
+}
+
+// encodedOp is eventOp for an event that is encoded.
+func (s *Store) encodedOp(e *audit.Encoded) (backend.Op, error) {
+	if e.Kind.Type == "" {
+		return backend.Op{}, fault.Invalid("an audit event without a type")
+	}
+	var err error
+	if e.UID, err = eventUID(e.Kind.Type, e.UID); err != nil {
+		return backend.Op{}, err
+	}
+	if e.Time() == nil {
+		e.SetTime(s.now())
+	}
+	if e.Cluster == "" {
+		e.Cluster = s.clusterName()
+	}
+	return s.createEvent(e.Kind.Type, e.UID, e.Time(), e.Append(nil))
+}
+
+func eventUID(event, uid string) (string, error) {
+	if uid == "" {
+		// Version 7 grows with time, so that events of one moment keep their order.
+		id, err := uuid.NewV7()
+		if err != nil {
+			return "", fault.New(fault.ErrUnreachable, "make an event id: %w", err)
+		}
+		return id.String(), nil
+	}
+	if len(uid) > 128 {
+		return "", fault.Invalid("event %q: an id of %d bytes, the most is 128", event, len(uid))
+	}
+	return uid, nil
+}
+
+func (s *Store) createEvent(event, uid string, at *timestamppb.Timestamp, value []byte) (backend.Op, error) {
+	if !at.IsValid() {
+		return backend.Op{}, fault.Invalid("event %q: its time is not valid", event)
+	}
 	// The backend has its own clock, and an event must not be born expired.
 	from := s.now()
 	if wall := time.Now(); wall.After(from) {
@@ -205,7 +249,7 @@ func (s *Store) eventOp(e *auditv1.Event) (backend.Op, error) {
 	}
 	// Create: nothing that was logged may be written over.
 	return backend.Op{Type: backend.OpCreate, Item: backend.Item{
-		Key:     backend.Key(audits, sortable(e.Time.AsTime()), e.Uid),
+		Key:     backend.Key(audits, sortable(at.AsTime()), uid),
 		Value:   value,
 		Expires: from.Add(EventLife),
 	}}, nil

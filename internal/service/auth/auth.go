@@ -19,7 +19,6 @@ import (
 
 	agentv1 "teleport/api/agent/v1"
 	appv1 "teleport/api/app/v1"
-	auditv1 "teleport/api/audit/v1"
 	databasev1 "teleport/api/database/v1"
 	joinv1 "teleport/api/join/v1"
 	loginv1 "teleport/api/login/v1"
@@ -253,7 +252,7 @@ func (s *Service) makeServer() error {
 	resourcev1.RegisterResourceServiceServer(r, resources)
 	tokenv1.RegisterTokenServiceServer(r, tokens)
 	statusv1.RegisterStatusServiceServer(r, status)
-	auditv1.RegisterAuditServiceServer(r, events)
+	authapi.RegisterAudit(r, events)
 	agentv1.RegisterAgentServiceServer(r, s.agents)
 	opensshv1.RegisterOpenSSHServiceServer(r, servers)
 	appv1.RegisterAppServiceServer(r, apps)

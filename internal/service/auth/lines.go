@@ -69,6 +69,9 @@ type projection struct {
 	// written are the uids of the lines of the last lateness; nil when nothing that
 	// was written can come again.
 	written map[uidHash]struct{}
+	// event and lines are used again for every event and batch.
+	event audit.Encoded
+	lines audit.Lines
 }
 
 // follow catches up, then writes what comes. When ctx ends it writes what was
@@ -98,10 +101,7 @@ func (p *projection) follow(ctx context.Context, following func()) error {
 			return errors.Join(errors.New("watch ended"), w.Err())
 		}
 		batch := gather(ctx, e, w.Events(), pause.C)
-		for _, e := range batch {
-			p.service.metrics.count(e.Event)
-		}
-		if err := p.write(batch); err != nil {
+		if err := p.writeStored(ctx, batch); err != nil {
 			return err
 		}
 		if batch[len(batch)-1].Revision > revision {
@@ -161,11 +161,7 @@ func (p *projection) catchUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		stored := make([]store.StoredEvent, len(events))
-		for i, e := range events {
-			stored[i].Event = e
-		}
-		if err := p.write(stored); err != nil {
+		if err := p.write(events); err != nil {
 			return err
 		}
 		if next == "" {
@@ -175,21 +171,56 @@ func (p *projection) catchUp(ctx context.Context) error {
 	}
 }
 
+// writeStored counts the events, and writes those that have no line yet.
+func (p *projection) writeStored(ctx context.Context, events []store.StoredEvent) error {
+	p.lines.Reset()
+	var fresh []uidHash
+	var kind audit.Kind
+	n := 0
+	for _, e := range events {
+		if err := p.event.Read(e.Value); err != nil {
+			p.service.cfg.Log.WarnContext(ctx, "a stored event cannot be read and is left out", "revision", e.Revision, "error", err)
+			continue
+		}
+		if p.event.Kind != kind {
+			p.service.metrics.count(kind, n)
+			kind, n = p.event.Kind, 0
+		}
+		n++
+		if p.written != nil {
+			hash := hashUID(p.event.UID)
+			if _, ok := p.written[hash]; ok {
+				continue
+			}
+			fresh = append(fresh, hash)
+		}
+		if err := p.lines.Add(&p.event); err != nil {
+			return err
+		}
+	}
+	p.service.metrics.count(kind, n)
+	if err := p.log.AppendLines(&p.lines); err != nil {
+		return err
+	}
+	for _, hash := range fresh {
+		p.written[hash] = struct{}{}
+	}
+	return nil
+}
+
 // write writes the events that have no line yet.
-func (p *projection) write(events []store.StoredEvent) error {
+func (p *projection) write(events []*auditv1.Event) error {
 	fresh := make([]*auditv1.Event, 0, len(events))
 	for _, e := range events {
-		if _, ok := p.written[hashUID(e.Event.GetUid())]; !ok {
-			fresh = append(fresh, e.Event)
+		if _, ok := p.written[hashUID(e.GetUid())]; !ok {
+			fresh = append(fresh, e)
 		}
 	}
 	if err := p.log.Append(fresh...); err != nil {
 		return err
 	}
-	if p.written != nil {
-		for _, e := range fresh {
-			p.written[hashUID(e.GetUid())] = struct{}{}
-		}
+	for _, e := range fresh {
+		p.written[hashUID(e.GetUid())] = struct{}{}
 	}
 	return nil
 }
