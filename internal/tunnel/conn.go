@@ -23,9 +23,10 @@ type conn struct {
 	ch            ssh.Channel
 	local, remote net.Addr
 
-	reading sync.Mutex // one Read at a time; guards the two below
+	reading sync.Mutex // one Read at a time; guards the three below
 	ahead   *readAhead
 	rest    []byte
+	spare   []byte // the buffer of the last readAhead, for the next
 
 	writing sync.Mutex // one Write or CloseWrite at a time
 
@@ -44,7 +45,10 @@ type readAhead struct {
 	done chan struct{}
 }
 
-const aheadSize = 4 << 10
+const (
+	aheadSize = 4 << 10
+	bulkSize  = 32 << 10
+)
 
 func newConn(ch ssh.Channel, local, remote net.Addr) *conn {
 	return &conn{ch: ch, local: local, remote: remote, closed: make(chan struct{})}
@@ -76,8 +80,11 @@ func (c *conn) Read(p []byte) (int, error) {
 // readAhead reads through a buffer until the deadline passes.
 func (c *conn) readAhead(p []byte, passed <-chan struct{}) (int, error) {
 	if c.ahead == nil {
-		a := &readAhead{buf: make([]byte, aheadSize), done: make(chan struct{})}
-		c.ahead = a
+		a := &readAhead{buf: c.spare, done: make(chan struct{})}
+		if a.buf == nil {
+			a.buf = make([]byte, aheadSize)
+		}
+		c.ahead, c.spare = a, nil
 		go func() {
 			a.n, a.err = c.ch.Read(a.buf)
 			close(a.done)
@@ -91,7 +98,10 @@ func (c *conn) readAhead(p []byte, passed <-chan struct{}) (int, error) {
 		return 0, net.ErrClosed
 	}
 	a := c.ahead
-	c.ahead, c.rest = nil, a.buf[:a.n]
+	c.ahead, c.rest, c.spare = nil, a.buf[:a.n], a.buf
+	if a.n == aheadSize {
+		c.spare = make([]byte, bulkSize) // more of it is likely to come
+	}
 	if a.n > 0 {
 		return c.takeRest(p), nil
 	}

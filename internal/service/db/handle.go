@@ -89,7 +89,7 @@ func (s *Service) greet(ctx context.Context, eng engine.Engine, sv *served, clie
 	if !stop() {
 		return nil, context.Cause(ctx)
 	}
-	return started, nil
+	return started, client.SetReadDeadline(time.Time{})
 }
 
 // serverTLS is how users are met: with the certificate of the service, and theirs has to

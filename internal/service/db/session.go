@@ -305,8 +305,18 @@ func (c *clientConn) RemoteAddr() net.Addr { return c.tls.RemoteAddr() }
 // SetDeadline sets both deadlines.
 func (c *clientConn) SetDeadline(t time.Time) error { return c.tls.SetDeadline(t) }
 
-// SetReadDeadline sets when a Read fails.
-func (c *clientConn) SetReadDeadline(t time.Time) error { return c.tls.SetReadDeadline(t) }
+// never is a deadline that no connection lives to see.
+const never = 100 * 365 * 24 * time.Hour
+
+// SetReadDeadline sets when a Read fails. A tunnel gives back a Read that is under way only
+// if it began with a deadline, and is broken otherwise: so there always is one, and a session
+// that is ended can still say why.
+func (c *clientConn) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		t = time.Now().Add(never)
+	}
+	return c.tls.SetReadDeadline(t)
+}
 
 // SetWriteDeadline sets when a Write fails; after that nothing can be written any more.
 func (c *clientConn) SetWriteDeadline(t time.Time) error { return c.tls.SetWriteDeadline(t) }

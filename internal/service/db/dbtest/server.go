@@ -122,6 +122,8 @@ func (s *Server) own(t testing.TB, path string) {
 func (s *Server) Command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = s.Dir
+	// MariaDB clears the folder for temporary files, of other servers as well.
+	cmd.Env = append(os.Environ(), "TMPDIR="+s.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account}
 	return cmd
 }
