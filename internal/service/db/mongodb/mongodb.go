@@ -60,6 +60,8 @@ func (*Engine) Serve(ctx context.Context, s *engine.Session) error {
 	err := c.serve(ctx)
 	if c.server != nil {
 		_ = c.server.NetConn().Close()
+		// A client that neither asks nor reads does not keep the session.
+		_ = s.Client.SetWriteDeadline(time.Now().Add(loginTimeout))
 		if from := <-c.answered; from != nil && errors.Is(err, errGone) {
 			err = from
 		}

@@ -1,6 +1,7 @@
 package mongodb_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
@@ -51,6 +52,9 @@ func (m message) write(w io.Writer) error {
 // doc is the document of a message that has one.
 func (m message) doc() (d bson.D, err error) {
 	skip := map[int32]int{2013: 5, 1: 20}[m.op]
+	if m.op == 2004 {
+		skip = 4 + bytes.IndexByte(m.payload[4:], 0) + 1 + 8
+	}
 	if skip == 0 || len(m.payload) < skip+5 {
 		return nil, fmt.Errorf("a message of the kind %d", m.op)
 	}
@@ -196,7 +200,7 @@ func (s *server) requests(c, ferret net.Conn, user string, answer func(to int32,
 			answer(m.id, bson.D{{Key: "ok", Value: 0.0}, {Key: "errmsg", Value: text}, {Key: "code", Value: code}})
 		}
 		switch name := d[0].Key; {
-		case name == "isMaster":
+		case name == "isMaster" || name == "ismaster" || name == "hello":
 			if err := m.write(ferret); err != nil {
 				return
 			}
@@ -209,7 +213,7 @@ func (s *server) requests(c, ferret net.Conn, user string, answer func(to int32,
 			answer(m.id, bson.D{{Key: "dbname", Value: "$external"}, {Key: "user", Value: user}, {Key: "ok", Value: 1.0}})
 		case !in:
 			fail(13, "Command "+name+" requires authentication")
-		case name == "saslStart" || name == "saslContinue" || name == "logout" || name == "hello":
+		case name == "saslStart" || name == "saslContinue" || name == "logout":
 			s.t.Errorf("the server got %v", d)
 			return
 		case name == "sleep":
