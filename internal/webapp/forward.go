@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,10 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, app target, on
 			p.Out.Host = p.In.Host
 			p.SetXForwarded()
 			dropOwnCookies(p.Out.Header)
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			keepOwnCookies(resp.Header)
+			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
@@ -103,6 +108,21 @@ func dropOwnCookies(header http.Header) {
 		return
 	}
 	header["Cookie"] = kept
+}
+
+// keepOwnCookies keeps the application from setting what only this Proxy is to set: a
+// session that is somebody else's, for one.
+func keepOwnCookies(header http.Header) {
+	lines := slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
+		// Browsers send a cookie without a name as its value alone.
+		pair, _, _ := strings.Cut(line, ";")
+		return strings.Contains(strings.ToLower(pair), strings.ToLower(ownCookies))
+	})
+	if len(lines) == 0 {
+		header.Del("Set-Cookie")
+		return
+	}
+	header["Set-Cookie"] = lines
 }
 
 // bufferPool shares the buffers of copies.

@@ -8,6 +8,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +29,12 @@ const (
 	// maxSessions bounds the sessions that this Proxy has certificates for; the one that
 	// was used longest ago goes, and is asked for again when it is used.
 	maxSessions = 10_000
-	// freshFor is how long before its end a certificate is replaced.
-	freshFor = 2 * time.Minute
+	// freshFor is how long before its end a certificate is replaced, and lookAgain how
+	// long one is used until Auth is asked whether there is still such a session: it may
+	// have been ended at another Proxy. While Auth is away it is asked each lookSoon.
+	freshFor  = 2 * time.Minute
+	lookAgain = 10 * time.Minute
+	lookSoon  = 30 * time.Second
 	// maxSecret bounds a cookie's value.
 	maxSecret = 256
 	idleConns = 90 * time.Second
@@ -59,16 +66,35 @@ type sessions struct {
 	ending  *ending
 
 	mu    sync.Mutex
-	byKey map[sessionKey]*kept
+	byKey map[place]*kept
+}
+
+// place is a session at one address of its user: the agent, the application and the audit
+// log are told the address, which must be that of who asks.
+type place struct {
+	session sessionKey
+	addr    netip.Addr
 }
 
 type kept struct {
 	session *session
-	used    time.Time
+	// login is the id of the login at the Proxy that a cookie says that it comes of.
+	login string
+	used  time.Time
+	// ask is when Auth is asked again.
+	ask time.Time
 }
 
 func newSessions(h *Handler) *sessions {
-	return &sessions{h: h, ending: newEnding(), byKey: map[sessionKey]*kept{}}
+	return &sessions{h: h, ending: newEnding(), byKey: map[place]*kept{}}
+}
+
+// loginOf is the id of the login that a secret comes of: a secret begins with the id of
+// its session, which at an application begins with that of the login.
+func loginOf(secret string) string {
+	id, _, _ := strings.Cut(secret, ".")
+	login, _, _ := strings.Cut(id, "-")
+	return login
 }
 
 // byCookie returns the session of a browser.
@@ -93,13 +119,18 @@ func (s *sessions) byCertificate(r *http.Request, app target, chain []*x509.Cert
 
 // get returns the session that is kept, or asks Auth for a certificate.
 func (s *sessions) get(r *http.Request, key sessionKey, app target, req *appv1.SignProxyRequest) (*session, error) {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return nil, fault.Denied("address %q of the request cannot be read", r.RemoteAddr)
+	}
+	at := place{key, from.Addr().Unmap()}
 	now := s.h.cfg.Now()
 	s.mu.Lock()
-	k := s.byKey[key]
-	if k != nil && now.Before(k.session.expires.Add(-freshFor)) {
+	k := s.byKey[at]
+	if k != nil && now.Before(k.ask) && now.Before(k.session.expires) {
 		k.used = now
 		s.mu.Unlock()
-		return k.session, s.check(r, k.session)
+		return k.session, s.check(from, k.session)
 	}
 	s.mu.Unlock()
 	if !s.h.signs.Allow(budget.Source(r.RemoteAddr), now) {
@@ -108,39 +139,38 @@ func (s *sessions) get(r *http.Request, key sessionKey, app target, req *appv1.S
 	// What one request waits for serves the others as well, so it does not end with it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), callTimeout)
 	defer cancel()
-	got, err, _ := s.signing.Do(string(key[:]), func() (any, error) { return s.sign(ctx, r.RemoteAddr, app, req) })
+	got, err, _ := s.signing.Do(string(key[:])+at.addr.String(), func() (any, error) { return s.sign(ctx, r.RemoteAddr, app, req) })
 	if err != nil {
 		// A certificate that is good yet outlives Auth.
 		if k != nil && errors.Is(err, fault.ErrUnreachable) && now.Before(k.session.expires) {
-			return k.session, s.check(r, k.session)
+			s.mu.Lock()
+			k.ask = now.Add(lookSoon)
+			s.mu.Unlock()
+			return k.session, s.check(from, k.session)
 		}
 		return nil, err
 	}
 	one, _ := got.(*session)
-	s.keep(key, one, now)
-	return one, s.check(r, one)
+	s.keep(at, &kept{session: one, login: loginOf(req.GetToken()), used: now, ask: now.Add(min(lookAgain, one.expires.Sub(now)-freshFor))})
+	return one, s.check(from, one)
 }
 
 // check holds the address of a request against the one that the session is tied to.
-func (s *sessions) check(r *http.Request, one *session) error {
-	addr, err := net.ResolveTCPAddr("tcp", r.RemoteAddr)
-	if err != nil {
-		return fault.Denied("address %q of the request cannot be read", r.RemoteAddr)
-	}
-	return one.caller.CheckSource(addr)
+func (s *sessions) check(from netip.AddrPort, one *session) error {
+	return one.caller.CheckSource(net.TCPAddrFromAddrPort(from))
 }
 
-func (s *sessions) keep(key sessionKey, one *session, now time.Time) {
+func (s *sessions) keep(at place, one *kept) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.byKey[key]; old != nil && old.session != one {
+	if old := s.byKey[at]; old != nil && old.session != one.session {
 		defer old.session.close()
 	}
-	s.byKey[key] = &kept{session: one, used: now}
+	s.byKey[at] = one
 	if len(s.byKey) <= maxSessions {
 		return
 	}
-	var oldest sessionKey
+	var oldest place
 	for k, v := range s.byKey {
 		if first := s.byKey[oldest]; first == nil || v.used.Before(first.used) {
 			oldest = k
@@ -152,23 +182,32 @@ func (s *sessions) keep(key sessionKey, one *session, now time.Time) {
 
 // forget drops a session and ends what goes on in it.
 func (s *sessions) forget(key sessionKey) {
-	s.mu.Lock()
-	k := s.byKey[key]
-	delete(s.byKey, key)
-	s.mu.Unlock()
-	if k != nil {
-		k.session.close()
-		s.ending.end(k.session.caller.User.App.SessionID)
-	}
+	s.drop(func(at place, _ *kept) bool { return at.session == key })
 }
 
-// forgetLogin drops the sessions that were opened by a login at the Proxy. Those that this
-// Proxy does not know of any more are looked at again when they are used next.
+// forgetLogin drops the sessions that come of a login at the Proxy.
 func (s *sessions) forgetLogin(secret string) {
-	for _, key := range s.ending.openedBy(loginKey(secret)) {
-		s.forget(key)
+	opened := s.ending.openedBy(loginKey(secret))
+	login := loginOf(secret)
+	s.drop(func(at place, k *kept) bool { return login != "" && k.login == login || slices.Contains(opened, at.session) })
+}
+
+// drop drops the sessions that are meant. It is for everybody to ask for: whoever shows
+// something that is no session ends nothing by it.
+func (s *sessions) drop(meant func(place, *kept) bool) {
+	var gone []*session
+	s.mu.Lock()
+	for at, k := range s.byKey {
+		if meant(at, k) {
+			gone = append(gone, k.session)
+			delete(s.byKey, at)
+		}
 	}
-	s.close()
+	s.mu.Unlock()
+	for _, one := range gone {
+		one.close()
+		s.ending.end(one.caller.User.App.SessionID)
+	}
 }
 
 func (s *sessions) close() {

@@ -134,11 +134,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, fault.NotFound("there is no application at %q", bareHost(r.Host)))
 		return
 	}
-	// Uploads, downloads and streams take as long as they take; whoever sends nothing at
-	// all is ended by the limits of the connection.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{})
-	_ = control.SetWriteDeadline(time.Time{})
 	switch r.URL.Path {
 	case authPath:
 		h.finish(w, r, app)
@@ -159,6 +154,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.challenge(w, r, app, err)
 		return
 	}
+	// Uploads, downloads and streams of who is logged in take as long as they take.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	_ = control.SetWriteDeadline(time.Time{})
 	h.forward(w, r, app, one)
 }
 

@@ -66,6 +66,10 @@ type world struct {
 	signed  int
 	refuse  error
 	entered int
+	// from are the addresses that agents were told.
+	from []string
+	// skew is how far the Proxy's clock goes ahead.
+	skew time.Duration
 }
 
 func start(t testing.TB, app http.HandlerFunc, apps ...*typesv1.AppServer) *world {
@@ -96,13 +100,19 @@ func start(t testing.TB, app http.HandlerFunc, apps ...*typesv1.AppServer) *worl
 	w.handler, err = webapp.New(webapp.Config{
 		PublicAddr: proxyHost + ":" + port, Cache: w.cache, Trust: func() *ca.Trust { return w.trust },
 		Login: loginClient{w: w}, Apps: appClient{w: w},
-		Dial: func(ctx context.Context, caller *identity.Identity, app, _ string) (net.Conn, string, error) {
+		Now: func() time.Time {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return time.Now().Add(w.skew)
+		},
+		Dial: func(ctx context.Context, caller *identity.Identity, app, clientAddr string) (net.Conn, string, error) {
 			if caller.User.App.Name != app {
 				return nil, "", errors.New("a session of another application")
 			}
 			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.agent.Listener.Addr().String())
 			w.mu.Lock()
 			defer w.mu.Unlock()
+			w.from = append(w.from, clientAddr)
 			return conn, w.hostID, err
 		},
 		Enter: func(*identity.Identity, string, net.Conn) (func(), error) {
