@@ -34,7 +34,7 @@ var floors = []struct {
 		"internal/join/jwt", "internal/join/evidence", "internal/join/aws", "internal/join/cms", "internal/join/jointest",
 	}},
 	{5, []string{
-		"internal/rpc", "internal/mux", "internal/state", "internal/resume", "internal/websession",
+		"internal/rpc", "internal/mux", "internal/state", "internal/hosted", "internal/resume", "internal/websession",
 		"internal/join/token", "internal/join/iam", "internal/join/ec2", "internal/join/azure", "internal/join/gcp", "internal/join/kubernetes",
 		"internal/join/oracle", "internal/join/oidc", "internal/join/tpm", "internal/join/boundkeypair",
 	}},

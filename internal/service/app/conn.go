@@ -331,7 +331,7 @@ func (r *registry) count() int {
 // endApp ends the connections to an application that is not served as it was.
 func (r *registry) endApp(name string) {
 	for _, c := range r.list() {
-		if c.sv.name == name && c.s.table.find(name) != c.sv {
+		if c.sv.name == name && c.s.find(name) != c.sv {
 			c.end("the application was changed or is not served here any more: connect again")
 		}
 	}

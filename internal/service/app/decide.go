@@ -28,7 +28,7 @@ func (c *connection) admit(ctx context.Context) (leave func(), err error) {
 	if c.about.Resource != "" && c.about.Resource != app.Name {
 		return leave, c.refuse(ctx, "", access.Decision{Rule: ruleCertificate, Reason: fmt.Sprintf("the certificate is for application %q, and %q was asked for", app.Name, c.about.Resource)})
 	}
-	sv := c.s.table.find(app.Name)
+	sv := c.s.find(app.Name)
 	if sv == nil {
 		return leave, fault.NotFound("application %q is not served by this host (any more): try again", app.Name)
 	}
@@ -97,9 +97,9 @@ func (c *connection) fields(more map[string]any) map[string]any {
 		"user": c.id.User.Name, "namespace": "default", "server_id": c.s.cfg.Holder.HostID(), "server_hostname": c.s.cfg.Hostname,
 		"app_name": app.Name, "app_public_addr": app.PublicAddr, "sid": app.SessionID, "addr.remote": c.about.ClientAddr,
 	}
-	if sv := c.s.table.find(app.Name); sv != nil {
-		f["app_uri"] = sv.resource().GetSpec().GetUri()
-		f["app_labels"] = sv.labelMap()
+	if sv := c.s.find(app.Name); sv != nil {
+		f["app_uri"] = sv.Resource().GetSpec().GetUri()
+		f["app_labels"] = sv.Labels()
 	}
 	for k, v := range more {
 		f[k] = v
@@ -138,7 +138,7 @@ func (s *Service) decide(c *connection, sv *served) access.Decision {
 	case o.PinSource && id.User.SourceIP == "":
 		return access.Decision{Rule: ruleCertificate, Reason: "your roles bind certificates to the address of the login, and yours names none: log in again (options.pin_source_ip)"}
 	}
-	return access.NewChecker(subject).App(sv.labelMap())
+	return access.NewChecker(subject).App(sv.Labels())
 }
 
 // subject is the user as roles are asked about them.

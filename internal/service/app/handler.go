@@ -51,7 +51,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
-	app := c.sv.resource()
+	app := c.sv.Resource()
 	staysHTTP(r.Header)
 	to, err := forwardedURL(r, c.sv.target)
 	if err == nil {

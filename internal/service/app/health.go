@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"teleport/internal/hosted"
 )
 
 const (
@@ -17,30 +19,17 @@ const (
 	healthTimeout = 5 * time.Second
 	// maxHealth bounds what is told of a target.
 	maxHealth = 200
-	healthy   = "healthy"
 )
 
-// watchHealth looks at the target now and then and announces when it is another.
-func (sv *served) watchHealth(ctx context.Context) {
+// Watch looks at the target now and then, and has its health announced, until ctx ends.
+func (sv *served) Watch(ctx context.Context) {
 	for {
 		state := sv.look(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		sv.mu.Lock()
-		changed := sv.health != state
-		sv.health = state
-		sv.mu.Unlock()
-		up := 0.0
-		if state == healthy {
-			up = 1
-		}
-		sv.t.s.metrics.healthy.WithLabelValues(sv.name).Set(up)
-		if changed {
-			if state != healthy {
-				sv.t.s.cfg.Log.WarnContext(ctx, "an application cannot be reached", "app", sv.name, "target", sv.target.addr, "error", state)
-			}
-			sv.announce(ctx)
+		if sv.SetHealth(ctx, state) && state != hosted.Healthy {
+			sv.s.cfg.Log.WarnContext(ctx, "an application cannot be reached", "app", sv.name, "target", sv.target.addr, "error", state)
 		}
 		// Not all at the same time.
 		pause := healthPeriod - time.Duration(rand.Int64N(int64(healthPeriod/4))) //nolint:gosec // nothing secret
@@ -83,7 +72,7 @@ func (sv *served) failed() {
 func (sv *served) look(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	conn, err := sv.t.s.dialer.dial(ctx, sv.target)
+	conn, err := sv.s.dialer.dial(ctx, sv.target)
 	if err == nil {
 		defer func() { _ = conn.Close() }()
 		if sv.target.scheme == schemeHTTPS {
@@ -93,7 +82,7 @@ func (sv *served) look(ctx context.Context) string {
 	if err != nil {
 		return clip(err.Error(), maxHealth)
 	}
-	return healthy
+	return hosted.Healthy
 }
 
 // clip shortens a text from elsewhere to one printable line.

@@ -106,7 +106,7 @@ func New(cfg Config) (*Service, error) {
 	s.sessions = newSessions(s)
 	s.h1, s.h2 = newWeb(s, false), newWeb(s, true)
 	s.table = newTable(s)
-	if err := s.table.setStatic(cfg.Apps); err != nil {
+	if err := s.setStatic(cfg.Apps); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -125,15 +125,15 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 		}
 		return fmt.Errorf("wait for the state of the cluster: %w", err)
 	}
-	s.table.begin(ctx)
+	s.table.Begin(ctx)
 	var work sync.WaitGroup
 	work.Go(s.h1.run)
 	work.Go(s.h2.run)
 	work.Go(func() { s.refusals.Run(ctx, s.emitLate) })
 	work.Go(func() { s.followChanges(ctx) })
-	work.Go(func() { s.table.run(ctx) })
+	work.Go(func() { s.table.Run(ctx) })
 	work.Go(func() { s.sessions.run(ctx) })
-	s.table.waitReady(ctx)
+	s.table.WaitReady(ctx)
 	ready()
 	<-ctx.Done()
 	s.stop(ctx)
@@ -144,7 +144,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 
 // Update replaces the static applications while the service runs. Connections to an
 // application that is gone, or is now somewhere else, end.
-func (s *Service) Update(static []*typesv1.App) error { return s.table.setStatic(static) }
+func (s *Service) Update(static []*typesv1.App) error { return s.setStatic(static) }
 
 // Open returns how many connections of users there are.
 func (s *Service) Open() int { return s.live.count() }

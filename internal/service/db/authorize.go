@@ -76,7 +76,7 @@ func (h *session) authorize(ctx context.Context, dbUser, dbName string, anyName 
 	h.s.metrics.started.WithLabelValues(h.protocol()).Inc()
 	h.s.metrics.active.WithLabelValues(h.protocol()).Inc()
 	h.audit.setBase(dbUser, dbName)
-	h.audit.start(h.sv.labels())
+	h.audit.start(h.sv.Labels())
 	return nil
 }
 
@@ -106,7 +106,7 @@ func (h *session) decide(dbUser, dbName string, anyName bool) (d access.Decision
 		}
 	}
 	subject := h.s.subject(h.user)
-	labels := h.sv.labels()
+	labels := h.sv.Labels()
 	checker := access.NewChecker(subject)
 	d = checker.Database(labels, login)
 	auto, automatic := h.automatic(dbUser)
@@ -193,7 +193,7 @@ func (h *session) refuse(ctx context.Context, dbUser, dbName string, d access.De
 		h.audit.setBase(dbUser, dbName)
 	}
 	e := h.audit.framed(audit.DatabaseSessionStartFailure, map[string]any{
-		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule, "db_labels": h.sv.labels(),
+		"success": false, "error": text, "reason": d.Reason, "role": d.Role, "rule": d.Rule, "db_labels": h.sv.Labels(),
 	})
 	if authorized {
 		e.Fields.Fields["db_name"] = structpb.NewStringValue(dbName)

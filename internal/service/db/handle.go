@@ -51,7 +51,7 @@ func (s *Service) HandleConn(ctx context.Context, conn net.Conn, c Connection) {
 			log.ErrorContext(ctx, "a database session failed in a way that it never should", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	sv := s.table.find(c.Resource)
+	sv := s.find(c.Resource)
 	if sv == nil {
 		log.WarnContext(ctx, "refused a connection to a database that is not served here")
 		return

@@ -76,7 +76,7 @@ func (h *session) automatic(dbUser string) (access.DatabaseUser, bool) {
 	if h.sv.db.GetSpec().GetAdminUser().GetName() == "" || dbUser != h.user.User.Name {
 		return access.DatabaseUser{}, false
 	}
-	u := access.DatabaseUserOf(h.s.subject(h.user), h.sv.labels())
+	u := access.DatabaseUserOf(h.s.subject(h.user), h.sv.Labels())
 	return u, u.Mode == types.DatabaseUserKeep || u.Mode == types.DatabaseUserBestEffortDrop
 }
 

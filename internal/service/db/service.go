@@ -103,7 +103,7 @@ func New(cfg Config) (*Service, error) {
 		}
 	}
 	s.table = newTable(s)
-	if err := s.table.setStatic(cfg.Databases); err != nil {
+	if err := s.table.SetStatic(cfg.Databases); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -127,11 +127,12 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	defer stopRecording()
 	var last sync.WaitGroup
 	last.Go(func() { s.recorder.run(recording) })
+	s.table.Begin(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { s.refusals.Run(ctx, s.emitLate) })
 	work.Go(func() { s.followLocks(ctx) })
 	work.Go(func() { s.enforceLimits(ctx) })
-	work.Go(func() { s.table.run(ctx) })
+	work.Go(func() { s.table.Run(ctx) })
 	ready()
 	<-ctx.Done()
 	s.drain(ctx)
@@ -143,7 +144,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 
 // Update replaces the static databases while the service runs. Sessions with a database
 // that is gone end.
-func (s *Service) Update(static []*typesv1.Database) error { return s.table.setStatic(static) }
+func (s *Service) Update(static []*typesv1.Database) error { return s.table.SetStatic(static) }
 
 // Open returns how many sessions there are.
 func (s *Service) Open() int { return s.live.count() }

@@ -175,7 +175,7 @@ func (h *session) mayDial() error {
 	if d, refused := h.s.lockRefuses(h.user, ""); refused {
 		return fault.Denied("%s", d.Reason)
 	}
-	if d := access.NewChecker(h.s.subject(h.user)).SeesDatabase(h.sv.labels()); !d.Allowed {
+	if d := access.NewChecker(h.s.subject(h.user)).SeesDatabase(h.sv.Labels()); !d.Allowed {
 		return fault.Denied("access to database %q denied", h.sv.name())
 	}
 	return nil

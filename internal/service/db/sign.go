@@ -158,7 +158,7 @@ func (sv *served) clientTLS() (*tls.Config, error) {
 	}
 	roots := cfg.RootCAs
 	cfg.InsecureSkipVerify = true
-	now := sv.t.s.cfg.Now
+	now := sv.s.cfg.Now
 	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
 		if len(cs.PeerCertificates) == 0 {
 			return fault.Unauthenticated("the database showed no certificate")
@@ -191,7 +191,7 @@ func (sv *served) roots() (*x509.CertPool, error) {
 		}
 		return pool, nil
 	}
-	for _, c := range sv.t.s.authorities() {
+	for _, c := range sv.s.authorities() {
 		if c.GetSpec().GetType() != databaseAuthority {
 			continue
 		}
