@@ -189,7 +189,9 @@ func (s *sessions) forget(key sessionKey) {
 func (s *sessions) forgetLogin(secret string) {
 	opened := s.ending.openedBy(loginKey(secret))
 	login := loginOf(secret)
-	s.drop(func(at place, k *kept) bool { return login != "" && k.login == login || slices.Contains(opened, at.session) })
+	s.drop(func(at place, k *kept) bool {
+		return login != "" && k.login == login || slices.Contains(opened, at.session)
+	})
 }
 
 // drop drops the sessions that are meant. It is for everybody to ask for: whoever shows

@@ -146,6 +146,7 @@ func start(t testing.TB, app http.HandlerFunc, apps ...*typesv1.AppServer) *worl
 	w.proxy.TLS.Certificates = []tls.Certificate{*w.hostCert("proxy-1")}
 	w.proxy.TLS.GetConfigForClient = w.handler.RequestCertificates(w.proxy.TLS)
 	w.proxy.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(t.Output(), nil), slog.LevelDebug)
+	w.proxy.Config.ReadTimeout = time.Second
 	w.proxy.StartTLS()
 	t.Cleanup(w.proxy.Close)
 	w.client = w.browser(nil, false)
