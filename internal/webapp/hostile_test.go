@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,24 @@ func TestWhoseAddress(t *testing.T) {
 	defer w.mu.Unlock()
 	if last := w.from[len(w.from)-1]; !strings.HasPrefix(last, "127.0.0.2:") {
 		t.Errorf("the agent was told that the request came from %s", last)
+	}
+}
+
+// TestClaimedLater: who claims the name of another application does not take it from it.
+func TestClaimedLater(t *testing.T) {
+	w := start(t, func(http.ResponseWriter, *http.Request) {}, appServer("one", "same.test", nil))
+	if !w.handler.Serves("same.test") {
+		t.Fatal("the name is not served")
+	}
+	w.serve(appServer("two", "same.test", nil), appServer("aaa", "same.test", nil))
+	_ = w.signIn(w.client, w.url("same.test", "/"))
+	for _, c := range w.client.Jar.Cookies(must(url.Parse(w.url("same.test", "/")))) {
+		if c.Name == "__Host-teleport_app" && w.secrets[c.Value] != "one" {
+			t.Errorf("the name is that of %q now", w.secrets[c.Value])
+		}
+	}
+	if !w.handler.Serves("same.test") {
+		t.Error("the name is nobody's any more")
 	}
 }
 

@@ -21,7 +21,8 @@ type target struct {
 // hosts knows which application a host name means. An agent says what its applications
 // are called, so it could claim the name of another one, or of the Proxy:
 // <app>.<Proxy> always means the application of that name, other names under the
-// Proxy's mean nothing, and a name that two applications claim belongs to neither.
+// Proxy's mean nothing, and a name that two applications claim stays with the one that had
+// it alone before, or else belongs to neither.
 type hosts struct {
 	cache *cache.Cache
 	proxy string
@@ -60,6 +61,7 @@ func (h *hosts) refresh() {
 		}
 	}
 	h.changed = h.cache.Changed(types.KindAppServer)
+	before := h.byHost
 	h.byHost, h.byName = map[string]target{}, map[string]target{}
 	servers := h.cache.AppServers()
 	for _, s := range servers {
@@ -70,6 +72,7 @@ func (h *hosts) refresh() {
 		t.host = t.name + "." + h.proxy
 		h.byHost[t.host], h.byName[t.name] = t, t
 	}
+	claims := map[string]map[string]target{}
 	for _, s := range servers {
 		app := s.GetSpec().GetApp()
 		addr, name := strings.ToLower(app.GetSpec().GetPublicAddr()), app.GetMetadata().GetName()
@@ -78,11 +81,21 @@ func (h *hosts) refresh() {
 		}
 		t := h.byName[name]
 		t.host = addr
-		if other, taken := h.byHost[addr]; taken && other.name != name {
-			h.byHost[addr] = target{}
-			continue
+		if claims[addr] == nil {
+			claims[addr] = map[string]target{}
 		}
-		h.byHost[addr] = t
+		claims[addr][name] = t
+	}
+	for addr, by := range claims {
+		owner, had := by[before[addr].name]
+		if !had && len(by) == 1 {
+			for _, owner = range by {
+				had = true
+			}
+		}
+		if had {
+			h.byHost[addr] = owner
+		}
 	}
 	for host, t := range h.byHost {
 		if main := h.byName[t.name]; t.name != "" && main.host == t.name+"."+h.proxy {
