@@ -24,7 +24,7 @@ var floors = []struct {
 	packages []string
 }{
 	{1, []string{"internal/fault", "internal/version", "internal/join/jwk", "api/..."}},
-	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress", "internal/pam", "internal/label"}},
+	{2, []string{"internal/types", "internal/keys", "internal/retry", "internal/budget", "internal/backend", "internal/join/egress", "internal/pam", "internal/label", "internal/buffer"}},
 	{3, []string{
 		"internal/backend/memory", "internal/backend/sqlite", "internal/backend/backendtest",
 		"internal/keystore", "internal/audit", "internal/identity", "internal/access", "internal/cors", "internal/diag", "internal/join/method", "internal/pam/pamtest",

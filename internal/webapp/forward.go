@@ -9,9 +9,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"teleport/internal/buffer"
 	"teleport/internal/fault"
 )
 
@@ -125,22 +125,5 @@ func keepOwnCookies(header http.Header) {
 	header["Set-Cookie"] = lines
 }
 
-// bufferPool shares the buffers of copies.
-type bufferPool struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
-
-var buffers = &bufferPool{sync.Pool{New: func() any { return new([bufferSize]byte) }}}
-
-// Get returns a buffer.
-func (b *bufferPool) Get() []byte {
-	array, _ := b.pool.Get().(*[bufferSize]byte)
-	return array[:]
-}
-
-// Put takes a buffer of Get back.
-func (b *bufferPool) Put(p []byte) {
-	if len(p) == bufferSize {
-		b.pool.Put((*[bufferSize]byte)(p))
-	}
-}
+// buffers are those of copies.
+var buffers = new(buffer.Pool)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"teleport/internal/buffer"
 )
 
 const (
@@ -104,22 +106,5 @@ func isCertificate(err error) bool {
 	return errors.As(err, &verification) || errors.As(err, &unknown) || errors.As(err, &name) || errors.As(err, &invalid)
 }
 
-// bufferPool shares the buffers of copies.
-type bufferPool struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
-
-var buffers = &bufferPool{sync.Pool{New: func() any { return new([bufferSize]byte) }}}
-
-// Get returns a buffer.
-func (b *bufferPool) Get() []byte {
-	array, _ := b.pool.Get().(*[bufferSize]byte)
-	return array[:]
-}
-
-// Put takes a buffer of Get back.
-func (b *bufferPool) Put(p []byte) {
-	if len(p) == bufferSize {
-		b.pool.Put((*[bufferSize]byte)(p))
-	}
-}
+// buffers are those of copies.
+var buffers = new(buffer.Pool)
