@@ -254,25 +254,18 @@ func (c *session) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	// The methods of the host are for one goroutine at a time.
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fault.Unreachable("the ClickHouse server did not answer within %s", loginTimeout))
-	defer cancel()
-	raw, err := c.s.Host.Dial(ctx, defaultPort)
-	if err != nil {
-		return nil, err
-	}
-	config, err := c.s.Host.TLS(ctx, c.user)
-	if err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	config.DynamicRecordSizingDisabled = true
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	var conn *tls.Conn
+	err := engine.Connect(ctx, c.s.Host, engine.Login{
+		User: c.user, Port: defaultPort, Within: loginTimeout, Late: fault.Unreachable("the ClickHouse server did not answer within %s", loginTimeout),
+	}, func(ctx context.Context, raw net.Conn, config *tls.Config) error {
+		conn = tls.Client(raw, config)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			return fault.Unreachable("TLS with the ClickHouse server: %v: does https_port listen there, with the files of tctl auth sign --format=db?", err)
 		}
-		return nil, fault.Unreachable("TLS with the ClickHouse server: %v: does https_port listen there, with the files of tctl auth sign --format=db?", err)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return conn, nil
 }

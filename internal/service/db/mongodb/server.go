@@ -18,31 +18,17 @@ const maxLogin = 1 << 20
 // connect logs in to the server by certificate, and returns the connection with how the
 // server introduced itself.
 func connect(ctx context.Context, s *engine.Session, user string) (conn *tls.Conn, hello []byte, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fault.Unreachable("the MongoDB server did not answer within %s", loginTimeout))
-	defer cancel()
-	raw, err := s.Host.Dial(ctx, defaultPort)
-	if err != nil {
-		return nil, nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	defer stop()
-	conn, hello, err = enter(ctx, s, raw, user)
-	if err != nil {
-		_ = raw.Close()
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, nil, err
-	}
-	return conn, hello, nil
+	err = engine.Connect(ctx, s.Host, engine.Login{
+		User: user, Port: defaultPort, Within: loginTimeout, Late: fault.Unreachable("the MongoDB server did not answer within %s", loginTimeout),
+	}, func(ctx context.Context, raw net.Conn, config *tls.Config) error {
+		var err error
+		conn, hello, err = enter(ctx, s, raw, config, user)
+		return err
+	})
+	return conn, hello, err
 }
 
-func enter(ctx context.Context, s *engine.Session, raw net.Conn, user string) (*tls.Conn, []byte, error) {
-	config, err := s.Host.TLS(ctx, user)
-	if err != nil {
-		return nil, nil, err
-	}
-	config.DynamicRecordSizingDisabled = true
+func enter(ctx context.Context, s *engine.Session, raw net.Conn, config *tls.Config, user string) (*tls.Conn, []byte, error) {
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, nil, fault.Unreachable("TLS with the MongoDB server: %v: has it net.tls with the files of tctl auth sign --format=mongodb?", err)

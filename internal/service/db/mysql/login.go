@@ -202,28 +202,17 @@ type entered struct {
 
 // connect logs in to the server.
 func connect(ctx context.Context, host engine.Host, who *login) (*entered, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fault.Unreachable("the MySQL server did not finish the login within %s", loginTimeout))
-	defer cancel()
-	raw, err := host.Dial(ctx, defaultPort)
-	if err != nil {
-		return nil, err
-	}
-	config, err := host.TLS(ctx, who.user)
-	if err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	defer stop()
-	in, err := enter(ctx, raw, config, who)
-	if err != nil {
-		_ = raw.Close()
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+	var in *entered
+	err := engine.Connect(ctx, host, engine.Login{
+		User: who.user, Port: defaultPort, Within: loginTimeout, Late: fault.Unreachable("the MySQL server did not finish the login within %s", loginTimeout),
+	}, func(ctx context.Context, raw net.Conn, config *tls.Config) error {
+		var err error
+		if in, err = enter(ctx, raw, config, who); closed(err) {
+			return fault.Unreachable("the MySQL server ended the connection at the login")
 		}
-		if closed(err) {
-			err = fault.Unreachable("the MySQL server ended the connection at the login")
-		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	return in, nil
@@ -258,7 +247,6 @@ func enter(ctx context.Context, raw net.Conn, config *tls.Config, who *login) (*
 	if err := writePacket(raw, seq+1, head); err != nil {
 		return nil, err
 	}
-	config.DynamicRecordSizingDisabled = true
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, fault.Unreachable("the MySQL server's certificate or the agent's was refused: %v", err)

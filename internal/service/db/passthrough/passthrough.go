@@ -69,26 +69,15 @@ func (*Engine) Serve(ctx context.Context, s *engine.Session) error {
 	return nil
 }
 
-func connect(ctx context.Context, s *engine.Session, user string) (*tls.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fault.Unreachable("the database server did not answer within %s", loginTimeout))
-	defer cancel()
-	raw, err := s.Host.Dial(ctx, "")
-	if err != nil {
-		return nil, err
-	}
-	config, err := s.Host.TLS(ctx, user)
-	if err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	config.DynamicRecordSizingDisabled = true
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+func connect(ctx context.Context, s *engine.Session, user string) (conn *tls.Conn, err error) {
+	err = engine.Connect(ctx, s.Host, engine.Login{
+		User: user, Within: loginTimeout, Late: fault.Unreachable("the database server did not answer within %s", loginTimeout),
+	}, func(ctx context.Context, raw net.Conn, config *tls.Config) error {
+		conn = tls.Client(raw, config)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			return fault.Unreachable("TLS with the database server: %v", err)
 		}
-		return nil, fault.Unreachable("TLS with the database server: %v", err)
-	}
-	return conn, nil
+		return nil
+	})
+	return conn, err
 }

@@ -148,34 +148,21 @@ func (c *session) allow(ctx context.Context, user string) error {
 
 // connect opens the connection to the server, and finds out whom it takes it for.
 func (c *session) connect(ctx context.Context, user string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fault.Unreachable("the Redis server did not answer within %s", loginTimeout))
-	defer cancel()
-	raw, err := c.s.Host.Dial(ctx, defaultPort)
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
-	defer stop()
-	config, err := c.s.Host.TLS(ctx, user)
-	if err != nil {
-		_ = raw.Close()
-		return err
-	}
-	config.DynamicRecordSizingDisabled = true
-	c.server = tls.Client(raw, config)
-	c.out = bufio.NewWriterSize(c.server, bufferSize)
-	c.answers = bufio.NewReaderSize(c.server, bufferSize)
-	if err = c.server.HandshakeContext(ctx); err == nil {
-		c.first, err = c.whoami()
-	}
-	if err != nil {
-		_ = raw.Close()
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	return engine.Connect(ctx, c.s.Host, engine.Login{
+		User: user, Port: defaultPort, Within: loginTimeout, Late: fault.Unreachable("the Redis server did not answer within %s", loginTimeout),
+	}, func(ctx context.Context, raw net.Conn, config *tls.Config) error {
+		c.server = tls.Client(raw, config)
+		c.out = bufio.NewWriterSize(c.server, bufferSize)
+		c.answers = bufio.NewReaderSize(c.server, bufferSize)
+		err := c.server.HandshakeContext(ctx)
+		if err == nil {
+			c.first, err = c.whoami()
 		}
-		return fault.Unreachable("log in to the Redis server: %v: does it listen with tls-port, and trust the certificates of tctl auth sign --format=redis?", err)
-	}
-	return nil
+		if err != nil {
+			return fault.Unreachable("log in to the Redis server: %v: does it listen with tls-port, and trust the certificates of tctl auth sign --format=redis?", err)
+		}
+		return nil
+	})
 }
 
 // whoami asks the server. One older than version 6 has no users but the default one.
