@@ -295,7 +295,7 @@ func TestCompressed(t *testing.T) {
 	}
 	_ = curl(t, "http://"+w.addr+"/?user=alice&decompress=1", "-d", "binary")
 	w.Events.Query(t, "[a body that is compressed by ClickHouse's own compression]")
-	for _, more := range [][]string{{"http://" + strict.addr + "/?user=alice&decompress=1"}, {"http://" + strict.addr + "/?user=alice", "-H", "Content-Encoding: zstd"}} {
+	for _, more := range [][]string{{"http://" + strict.addr + "/?user=alice&decompress=1"}, {"http://" + strict.addr + "/?user=alice&Decompress=1"}, {"http://" + strict.addr + "/?user=alice", "-H", "Content-Encoding: zstd"}} {
 		if got := curl(t, append(more, "-d", "binary")...); !strings.Contains(got, "NOT_IMPLEMENTED") {
 			t.Errorf("curl %q = %q, want it refused", more, got)
 		}

@@ -100,16 +100,17 @@ func (a *asked) readQuery(raw string) error {
 			return fault.Invalid("the address cannot be read: %v", err)
 		}
 		drop := false
-		switch {
-		case name == "user":
+		// The server looks for these by their letters, whatever their case.
+		switch lower := strings.ToLower(name); {
+		case lower == "user":
 			drop, err = true, one("user", &a.user, value)
-		case name == "password":
+		case lower == "password":
 			drop = true
-		case name == "database":
+		case lower == "database":
 			err = one("database", &a.database, value)
 		case name == "query":
 			a.query += value
-		case name == "decompress" && value != "" && value != "0" && value != "false":
+		case lower == "decompress" && value != "" && value != "0" && value != "false":
 			a.encoding, a.opaque = "ClickHouse's own compression", "ClickHouse's own compression"
 		case strings.HasPrefix(name, "param_") && len(a.parameters) < maxParameters:
 			a.parameters = append(a.parameters, strings.TrimPrefix(name, "param_")+"="+value)
