@@ -224,8 +224,9 @@ func sameSite(r *http.Request, app *typesv1.App) bool {
 	if u, err := url.Parse(origin); err == nil && u.Host != "" && strings.EqualFold(u.Host, r.Host) {
 		return true
 	}
-	_, ok := cors.Allows(app.GetSpec().GetCors(), origin)
-	return ok
+	// That all may ask without the user's cookies says nothing about who may with them.
+	answer, ok := cors.Allows(app.GetSpec().GetCors(), origin)
+	return ok && answer != types.Wildcard
 }
 
 // faithful keeps the library from adding what the application did not say.

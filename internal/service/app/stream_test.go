@@ -264,6 +264,17 @@ func TestBrokenAnswer(t *testing.T) {
 	})
 }
 
+// TestWebSocketForAll: a policy that lets all origins ask lets none ask with the user's
+// cookies, which web sockets come with.
+func TestWebSocketForAll(t *testing.T) {
+	tg := serve(t, websocket.Server{Handler: func(*websocket.Conn) {}}.ServeHTTP)
+	w := start(t, nil, application(appName, tg.URL, func(s *typesv1.AppSpec) { s.Cors = &typesv1.AppCORS{AllowedOrigins: []string{"*"}} }))
+	cfg := must(websocket.NewConfig("wss://"+publicAddr+"/socket", "https://evil.test"))
+	if _, err := websocket.NewClient(cfg, w.alice(t).dial(t, "http/1.1")); err == nil {
+		t.Error("any page may open web sockets in the name of its visitors")
+	}
+}
+
 func TestWebSocket(t *testing.T) {
 	for _, uri := range []string{"http", "https"} {
 		t.Run(uri, func(t *testing.T) {
