@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -213,5 +214,37 @@ func BenchmarkEvent(b *testing.B) {
 				f(raw[i%len(raw)])
 			}
 		})
+	}
+}
+
+// TestBase holds that fields which are encoded at once are those that New makes.
+func TestBase(t *testing.T) {
+	base := map[string]any{"b": "base", "d": 1.5, "user": "alice", "yes": []string{"x"}}
+	long := strings.Repeat("ä", 4000)
+	for name, tt := range map[string]struct {
+		more []audit.Field
+		want map[string]any
+	}{
+		"none":      {nil, nil},
+		"first":     {[]audit.Field{audit.Text("a", "")}, map[string]any{"a": ""}},
+		"last":      {[]audit.Field{audit.Bool("z", true), audit.Bool("zz", false)}, map[string]any{"z": true, "zz": false}},
+		"between":   {[]audit.Field{audit.Text("c", long), audit.Texts("e", []string{"", long, "x"})}, map[string]any{"c": long, "e": []string{"", long, "x"}}},
+		"instead":   {[]audit.Field{audit.Text("b", "new"), audit.Texts("yes", nil)}, map[string]any{"b": "new", "yes": []string{}}},
+		"all_parts": {[]audit.Field{audit.Text("a", "1"), audit.Text("d", "2"), audit.Text("z", "3")}, map[string]any{"a": "1", "d": "2", "z": "3"}},
+	} {
+		fields := maps.Clone(base)
+		maps.Copy(fields, tt.want)
+		e := &auditv1.Event{Event: "x", Fields: audit.NewBase(base).Fields(tt.more...)}
+		want := audit.New(audit.Kind{Type: "x"}, fields)
+		got, err := audit.Decode(e)
+		if err != nil || !proto.Equal(got, want) {
+			t.Errorf("%s: got %v, %v; want %v", name, got, err, want)
+		}
+		if raw := encode(t, e); !bytes.Equal(raw, encode(t, want)) || audit.Opaque(e) == 0 {
+			t.Errorf("%s: got %q, which is not in order", name, raw)
+		}
+	}
+	if e := audit.New(audit.Exec, base); audit.Opaque(e) != 0 || audit.Opaque(&auditv1.Event{}) != 0 {
+		t.Error("fields are encoded that are not")
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	auditv1 "teleport/api/audit/v1"
 	"teleport/internal/access"
+	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/retry"
 )
@@ -23,7 +24,7 @@ const (
 	emitTimeout = 5 * time.Second
 	// emitBatch is how many events go into one call, and emitBytes about how much: Auth
 	// accepts no more.
-	emitBatch = 100
+	emitBatch = 1000
 	emitBytes = 2 << 20
 	// Bounds of what is kept while Auth is away.
 	maxBufferedEvents = 10_000
@@ -169,8 +170,8 @@ func (e *Emitter) deliver(ctx context.Context) error {
 	oldest := e.buffer[:batch(e.buffer)]
 	e.mu.Unlock()
 	err := e.send(ctx, oldest)
-	if refused(err) && len(oldest) > 1 {
-		oldest = oldest[:1]
+	for refused(err) && len(oldest) > 1 {
+		oldest = oldest[:len(oldest)/2]
 		err = e.send(ctx, oldest)
 	}
 	if refused(err) {
@@ -206,7 +207,7 @@ const perField = 64
 
 // roughly is about the size of an event, at a tenth of the cost of its size.
 func roughly(ev *auditv1.Event) int {
-	n := perField
+	n := perField + audit.Opaque(ev)
 	for _, v := range ev.GetFields().GetFields() {
 		n += perField
 		switch k := v.GetKind().(type) {

@@ -39,7 +39,7 @@ func (l *log) conn() *fakeAuth {
 			return fault.Unreachable("away")
 		}
 		events := req.(*auditv1.EmitEventsRequest).GetEvents()
-		if len(events) > 100 {
+		if len(events) > 1000 {
 			return fault.Invalid("too many")
 		}
 		for _, e := range events {
@@ -88,11 +88,11 @@ func TestEmit(t *testing.T) {
 		t.Errorf("Emit of a refused event = %v, want ErrInvalid", err)
 	}
 	var many []*auditv1.Event
-	for i := range 250 {
+	for i := range 2500 {
 		many = append(many, event(fmt.Sprint(i)))
 	}
-	if err := e.Emit(t.Context(), many...); err != nil || len(l.events) != 252 {
-		t.Errorf("Emit of 250 = %v with %d stored, want 252", err, len(l.events))
+	if err := e.Emit(t.Context(), many...); err != nil || len(l.events) != 2502 {
+		t.Errorf("Emit of 2500 = %v with %d stored, want 2502", err, len(l.events))
 	}
 }
 

@@ -30,9 +30,9 @@ func benchRecord(b *testing.B, emit func(context.Context, ...*auditv1.Event) err
 	s := &Service{cfg: Config{Holder: &state.Holder{}, Hostname: "db-host", Now: time.Now, Log: slog.New(slog.DiscardHandler)}, metrics: m, recorder: newRecorder(emit)}
 	h := &session{s: s, sv: &served{db: d}, id: "7c9a2d7e-58a6-4e0e-8f6b-0d3a5e1c2b4f", user: &identity.Identity{User: &identity.User{Name: "alice"}}, conn: Connection{ClientAddr: "192.0.2.7:40000"}, client: &clientConn{}}
 	h.audit, h.events = &record{h: h}, m.events.WithLabelValues("postgres")
-	h.audit.base = audit.New(audit.DatabaseQuery, map[string]any{
+	h.audit.encoded = audit.NewBase(map[string]any{
 		"user": "alice", "sid": h.id, "server_id": h.id, "db_service": "pg", "db_protocol": "postgres", "db_uri": "localhost:5432", "db_user": "alice", "db_name": "postgres",
-	}).GetFields().GetFields()
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

@@ -28,7 +28,9 @@ type record struct {
 	// event have besides: each field of each event is paid for five times over on its way
 	// to the log.
 	base, frame map[string]*structpb.Value
-	next        int64
+	// encoded is base for queries, of which there are many.
+	encoded *audit.Base
+	next    int64
 }
 
 func newRecord(h *session) *record {
@@ -43,20 +45,21 @@ func (r *record) setBase(dbUser, dbName string) {
 	values := func(fields map[string]any) map[string]*structpb.Value {
 		return audit.New(audit.DatabaseSessionStart, fields).GetFields().GetFields()
 	}
-	base := values(map[string]any{
+	shared := map[string]any{
 		"user": h.user.User.Name, "sid": h.id, "server_id": h.s.cfg.Holder.HostID(),
 		"db_service": h.sv.name(), "db_protocol": h.protocol(), "db_uri": h.sv.db.GetSpec().GetUri(), "db_user": dbUser, "db_name": dbName,
-	})
+	}
+	base, encoded := values(shared), audit.NewBase(shared)
 	frame := values(map[string]any{"namespace": "default", "server_hostname": h.s.cfg.Hostname, "addr.remote": h.conn.ClientAddr})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.base, r.frame = base, frame
+	r.base, r.frame, r.encoded = base, frame, encoded
 }
 
 // stamp returns the session's next event, without fields.
-func (r *record) stamp(k audit.Kind) (*auditv1.Event, map[string]*structpb.Value) {
+func (r *record) stamp(k audit.Kind) *auditv1.Event {
 	r.mu.Lock()
-	n, base := r.next, r.base
+	n := r.next
 	r.next++
 	r.mu.Unlock()
 	// A random id for the session and a number in it make the uid, as costly as neither
@@ -64,17 +67,19 @@ func (r *record) stamp(k audit.Kind) (*auditv1.Event, map[string]*structpb.Value
 	uid := r.uid
 	binary.BigEndian.PutUint32(uid[12:], binary.BigEndian.Uint32(uid[12:])^uint32(n))
 	binary.BigEndian.PutUint16(uid[10:], binary.BigEndian.Uint16(uid[10:])^uint16(n>>32))
-	return &auditv1.Event{Event: k.Type, Code: k.Code, Ei: n, Uid: uid.String(), Time: timestamppb.New(r.h.s.cfg.Now())}, base
+	return &auditv1.Event{Event: k.Type, Code: k.Code, Ei: n, Uid: uid.String(), Time: timestamppb.New(r.h.s.cfg.Now())}
 }
 
 // event makes the session's next event.
 func (r *record) event(k audit.Kind, more map[string]any) *auditv1.Event {
-	e, base := r.stamp(k)
+	e := r.stamp(k)
 	made := audit.New(k, more).GetFields()
 	if made.Fields == nil {
 		made.Fields = map[string]*structpb.Value{}
 	}
-	maps.Copy(made.Fields, base)
+	r.mu.Lock()
+	maps.Copy(made.Fields, r.base)
+	r.mu.Unlock()
 	e.Fields = made
 	return e
 }
@@ -128,8 +133,8 @@ const (
 
 // Query records a query, or with an error one that the database refused.
 func (r *record) Query(q engine.Query) {
-	size := len(q.Text)
-	plain := len(q.Text) <= maxQuery && utf8.ValidString(q.Text) && len(q.Parameters) <= plainParameters && q.Err == nil
+	size := len(q.Text) + len(q.Database)
+	plain := len(q.Text) <= maxQuery && utf8.ValidString(q.Text) && utf8.ValidString(q.Database) && len(q.Parameters) <= plainParameters && q.Err == nil
 	for _, p := range q.Parameters {
 		size += len(p)
 		plain = plain && utf8.ValidString(p)
@@ -138,27 +143,23 @@ func (r *record) Query(q engine.Query) {
 		r.queue(r.long(q), min(size, 4*maxQuery))
 		return
 	}
-	e, base := r.stamp(audit.DatabaseQuery)
-	// One array holds what is new; the rest is shared with all events of the session.
-	fields := make(map[string]*structpb.Value, len(base)+4)
-	maps.Copy(fields, base)
-	fields["success"] = valueTrue
-	fields["db_query"] = structpb.NewStringValue(q.Text)
+	r.mu.Lock()
+	base := r.encoded
+	r.mu.Unlock()
+	// Sorted by name.
+	var room [4]audit.Field
+	more := room[:0]
 	if q.Database != "" {
-		fields["db_name"] = structpb.NewStringValue(q.Database)
+		more = append(more, audit.Text("db_name", q.Database))
 	}
+	more = append(more, audit.Text("db_query", q.Text))
 	if len(q.Parameters) > 0 {
-		list := make([]*structpb.Value, len(q.Parameters))
-		for i, p := range q.Parameters {
-			list[i] = structpb.NewStringValue(p)
-		}
-		fields["db_query_parameters"] = structpb.NewListValue(&structpb.ListValue{Values: list})
+		more = append(more, audit.Texts("db_query_parameters", q.Parameters))
 	}
-	e.Fields = &structpb.Struct{Fields: fields}
+	e := r.stamp(audit.DatabaseQuery)
+	e.Fields = base.Fields(append(more, audit.Bool("success", true))...)
 	r.queue(e, size)
 }
-
-var valueTrue = structpb.NewBoolValue(true)
 
 // long makes the event of a query that failed, or that has to be cut.
 func (r *record) long(q engine.Query) *auditv1.Event {
@@ -173,7 +174,8 @@ func (r *record) long(q engine.Query) *auditv1.Event {
 	}
 	e := r.event(k, more)
 	if q.Database != "" {
-		e.Fields.Fields["db_name"] = structpb.NewStringValue(q.Database)
+		name := audit.New(k, map[string]any{"db_name": q.Database}).GetFields().GetFields()
+		maps.Copy(e.Fields.Fields, name)
 	}
 	return e
 }

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -134,16 +135,27 @@ func (r *recorder) flush(ctx context.Context) {
 	r.mu.Unlock()
 	for len(batch) > 0 {
 		n := min(len(batch), maxBatch)
-		events := make([]*auditv1.Event, n)
-		for i, q := range batch[:n] {
-			events[i] = q.event
-		}
-		ctx, cancel := context.WithTimeout(ctx, emitTimeout)
-		err := r.emit(ctx, events...)
-		cancel()
-		for _, q := range batch[:n] {
-			q.tell(err)
-		}
+		r.send(ctx, batch[:n])
 		batch = batch[n:]
+	}
+}
+
+// send sends events together. Of those that are refused it finds the one that is to blame:
+// they are of many sessions.
+func (r *recorder) send(ctx context.Context, batch []queued) {
+	events := make([]*auditv1.Event, len(batch))
+	for i, q := range batch {
+		events[i] = q.event
+	}
+	limited, cancel := context.WithTimeout(ctx, emitTimeout)
+	err := r.emit(limited, events...)
+	cancel()
+	if half := len(batch) / 2; half > 0 && errors.Is(err, fault.ErrInvalid) {
+		r.send(ctx, batch[:half])
+		r.send(ctx, batch[half:])
+		return
+	}
+	for _, q := range batch {
+		q.tell(err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	auditv1 "teleport/api/audit/v1"
 	"teleport/internal/audit"
+	"teleport/internal/fault"
 )
 
 func TestRecorderKeepsTheOrder(t *testing.T) {
@@ -131,10 +132,35 @@ func TestUIDs(t *testing.T) {
 	seen := map[string]bool{}
 	for n := range int64(1000) {
 		r.next = n << 20
-		e, _ := r.stamp(audit.DatabaseQuery)
+		e := r.stamp(audit.DatabaseQuery)
 		if id, err := uuid.Parse(e.GetUid()); err != nil || id.Version() != 4 || seen[e.GetUid()] {
 			t.Fatalf("uid %d = %q, %v", n, e.GetUid(), err)
 		}
 		seen[e.GetUid()] = true
+	}
+}
+
+// An event that Auth refuses is lost alone.
+func TestRecorderFindsWhatIsRefused(t *testing.T) {
+	stored := map[string]bool{}
+	r := newRecorder(func(_ context.Context, events ...*auditv1.Event) error {
+		for _, e := range events {
+			if e.GetUid() == "33" {
+				return fault.Invalid("no")
+			}
+		}
+		for _, e := range events {
+			stored[e.GetUid()] = true
+		}
+		return nil
+	})
+	var lost []string
+	for n := range 100 {
+		uid := fmt.Sprint(n)
+		r.add(queued{event: &auditv1.Event{Uid: uid}, lost: func(error) { lost = append(lost, uid) }}, false)
+	}
+	r.flush(t.Context())
+	if len(lost) != 1 || lost[0] != "33" || len(stored) != 99 {
+		t.Errorf("%d events are stored and %q lost, want all but one", len(stored), lost)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	auditv1 "teleport/api/audit/v1"
 	typesv1 "teleport/api/types/v1"
+	"teleport/internal/audit"
 	"teleport/internal/fault"
 	"teleport/internal/types"
 )
@@ -38,8 +39,15 @@ func (e *Events) Emit(_ context.Context, evs ...*auditv1.Event) error {
 		return fault.Limit("the audit log is full")
 	}
 	e.count += len(evs)
-	if !e.discard {
-		e.all = append(e.all, evs...)
+	for _, ev := range evs {
+		if e.discard {
+			break
+		}
+		ev, err := audit.Decode(ev)
+		if err != nil {
+			return err
+		}
+		e.all = append(e.all, ev)
 	}
 	close(e.more)
 	e.more = make(chan struct{})
