@@ -5,8 +5,11 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +119,39 @@ func TestCommandLabels(t *testing.T) {
 	})
 	if got := ask(t, w.Person(t, "alice", "main", []string{"green"}, nil).Tunnel(t, "main"), "hi"); got != "scott: hi" {
 		t.Errorf("by a label that a command made: %q", got)
+	}
+}
+
+// TestLabelsBeforePeople: who a role denies by a label that a command makes does not get
+// in while the command runs for the first time.
+func TestLabelsBeforePeople(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "color")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := lineServer(t, "localhost")
+	slow := database("slow", port, func(d *typesv1.Database) {
+		d.Spec.DynamicLabels = map[string]*typesv1.CommandLabel{"color": {Command: []string{"cat", fifo}, Period: "1h"}}
+	})
+	w := dbtest.Start(t, lineEngine{}, []*typesv1.Database{database("main", port, nil)}, nil)
+	w.SetRole("not-red", func(r *typesv1.RoleSpec) {
+		r.Allow = &typesv1.RoleConditions{DbLabels: map[string]*typesv1.Strings{"*": dbtest.Strings("*")}, DbUsers: []string{"*"}, DbNames: []string{"*"}}
+		r.Deny = &typesv1.RoleConditions{DbLabels: map[string]*typesv1.Strings{"color": dbtest.Strings("red")}}
+	})
+	if err := w.Service.Update([]*typesv1.Database{slow}); err != nil {
+		t.Fatal(err)
+	}
+	addr := w.Person(t, "alice", "slow", []string{"not-red"}, nil).Tunnel(t, "slow")
+	if c, err := openLine(t.Context(), addr, "scott", "main"); err == nil {
+		_ = c.Close()
+		t.Error("got in before the labels were known")
+	}
+	if err := os.WriteFile(fifo, []byte("red\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.Announced.Wait(t, "slow", func(s *typesv1.DatabaseServer) bool { return s.GetMetadata().GetLabels()["color"] == "red" })
+	if _, err := openLine(t.Context(), addr, "scott", "main"); err == nil || !strings.Contains(err.Error(), "denied") {
+		t.Errorf("with the label = %v, want a refusal by it", err)
 	}
 }
 

@@ -133,6 +133,7 @@ func (s *Service) Run(ctx context.Context, ready func()) error {
 	work.Go(func() { s.followLocks(ctx) })
 	work.Go(func() { s.enforceLimits(ctx) })
 	work.Go(func() { s.table.Run(ctx) })
+	s.table.WaitReady(ctx)
 	ready()
 	<-ctx.Done()
 	s.drain(ctx)

@@ -54,10 +54,13 @@ func (s *Service) newServed(e *hosted.Entry[*typesv1.Database]) (*served, error)
 	return &served{Entry: e, s: s, db: d, addrs: map[string]int{}}, nil
 }
 
-// find returns a database that is served, or nil.
+// find returns a database that is served, or nil. Before its labels are known nobody is
+// let in: a role may deny by one of them.
 func (s *Service) find(name string) *served {
-	sv, _ := s.table.Find(name)
-	return sv
+	if sv, ok := s.table.Find(name); ok && sv.Ready() {
+		return sv
+	}
+	return nil
 }
 
 // name is the resource's.
