@@ -100,7 +100,7 @@ func (e *Encoded) read(raw []byte) bool {
 			if n < 0 {
 				return false
 			}
-			e.Index, raw = int64(index), raw[n:] //nolint:gosec // so it is encoded
+			e.Index, raw = int64(index), raw[n:]
 			continue
 		}
 		text, n := protowire.ConsumeBytes(raw)
@@ -108,7 +108,7 @@ func (e *Encoded) read(raw []byte) bool {
 			return false
 		}
 		raw = raw[n:]
-		ok := true
+		var ok bool
 		switch num {
 		case numEvent:
 			e.Kind.Type, ok = again(kind.Type, text)
@@ -122,8 +122,6 @@ func (e *Encoded) read(raw []byte) bool {
 			ok = e.readTime(text)
 		case numFields:
 			ok = e.readFields(text)
-		default:
-			ok = false
 		}
 		if !ok {
 			return false
@@ -158,9 +156,9 @@ func (e *Encoded) readTime(raw []byte) bool {
 		}
 		raw = raw[n:]
 		if num == numSeconds {
-			e.seconds = int64(v) //nolint:gosec // so it is encoded
+			e.seconds = int64(v)
 		} else {
-			e.nanos = int32(v) //nolint:gosec // so it is encoded
+			e.nanos = int32(v)
 		}
 	}
 	return true
@@ -314,7 +312,7 @@ func (e *Encoded) Time() *timestamppb.Timestamp {
 
 // SetTime sets the time of the event.
 func (e *Encoded) SetTime(t time.Time) {
-	e.seconds, e.nanos, e.timed = t.Unix(), int32(t.Nanosecond()), true //nolint:gosec // below a thousand million
+	e.seconds, e.nanos, e.timed = t.Unix(), int32(t.Nanosecond()), true
 }
 
 func (e *Encoded) find(name string) (int, bool) {
@@ -357,7 +355,7 @@ func (e *Encoded) Append(b []byte) []byte {
 		b = appendTime(b, e.seconds, e.nanos)
 	}
 	b = appendText(b, numUID, e.UID)
-	b = appendVarint(b, numIndex, uint64(e.Index)) //nolint:gosec // so it is encoded
+	b = appendVarint(b, numIndex, uint64(e.Index))
 	b = appendText(b, numCluster, e.Cluster)
 	if len(e.fields) > 0 {
 		b = appendHead(b, numFields, size)
@@ -369,7 +367,7 @@ func (e *Encoded) Append(b []byte) []byte {
 }
 
 func appendHead(b []byte, num protowire.Number, size int) []byte {
-	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.BytesType), uint64(size)) //nolint:gosec // a length
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.BytesType), uint64(size))
 }
 
 // appendText appends a field that is text, unless that is empty.
@@ -389,7 +387,7 @@ func appendVarint(b []byte, num protowire.Number, v uint64) []byte {
 
 func appendTime(b []byte, seconds int64, nanos int32) []byte {
 	var buf [24]byte
-	inner := appendVarint(appendVarint(buf[:0], numSeconds, uint64(seconds)), numNanos, uint64(nanos)) //nolint:gosec // so they are encoded
+	inner := appendVarint(appendVarint(buf[:0], numSeconds, uint64(seconds)), numNanos, uint64(nanos))
 	return append(appendHead(b, numTime, len(inner)), inner...)
 }
 
