@@ -27,7 +27,9 @@ type admin struct {
 // openAdmin logs in as the admin user.
 func openAdmin(ctx context.Context, s *engine.Session, p engine.Provision) (*admin, error) {
 	in, err := connect(ctx, s.Host, &login{
-		caps: capConnectWithDB | capLongFlag, packet: maxPayload, charset: charsetUTF8, user: p.Admin, database: p.AdminDatabase,
+		caps: capConnectWithDB | capLongFlag, packet: maxPayload, charset: charsetUTF8, user: p.Admin,
+		// Not that of the session: all names are whole, and an admin need not see it.
+		database: s.Database.GetSpec().GetAdminUser().GetDefaultDatabase(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("log in as the admin user %q: %w", p.Admin, err)
