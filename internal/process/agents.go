@@ -30,7 +30,7 @@ func (p *process) makeApp(ctx context.Context) (Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	service, err := app.New(app.Config{ //nolint:contextcheck // what it watches ends with Run
+	service, err := app.New(app.Config{
 		Holder:     p.holder,
 		Cache:      p.cache,
 		Emit:       p.emit.Emit,
@@ -65,7 +65,7 @@ func (p *process) makeDB(context.Context) (Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	service, err := db.New(db.Config{ //nolint:contextcheck // what it watches ends with Run
+	service, err := db.New(db.Config{
 		Holder:     p.holder,
 		Cache:      p.cache,
 		Emit:       p.emit.Emit,
@@ -126,19 +126,19 @@ func (p *process) updateServed(ctx context.Context, cfg *config.Config) {
 	if s := p.app.Load(); s != nil {
 		apps, err := p.appsOf(ctx, cfg)
 		if err == nil {
-			err = s.Update(apps) //nolint:contextcheck // what it watches ends with Run
+			err = s.Update(apps)
 		}
 		if err != nil {
 			p.log.ErrorContext(ctx, "the applications of the configuration were not changed over to", "error", err)
 		} else {
-			s.Match(cfg.App.Matchers) //nolint:contextcheck // what it watches ends with Run
+			s.Match(cfg.App.Matchers)
 		}
 	}
 	if s := p.db.Load(); s != nil {
-		if err := s.Update(cfg.DB.Databases); err != nil { //nolint:contextcheck // what it watches ends with Run
+		if err := s.Update(cfg.DB.Databases); err != nil {
 			p.log.ErrorContext(ctx, "the databases of the configuration were not changed over to", "error", err)
 		} else {
-			s.Match(cfg.DB.Matchers) //nolint:contextcheck // what it watches ends with Run
+			s.Match(cfg.DB.Matchers)
 		}
 	}
 }

@@ -264,7 +264,7 @@ func (s *served) browse(ctx context.Context) (string, error) {
 		text, err := io.ReadAll(resp.Body)
 		return resp, string(text), err
 	}
-	resp, page, err := step(http.MethodGet, at, nil, nil)
+	resp, page, err := step(http.MethodGet, at, nil, nil) //nolint:bodyclose // step has read and closed it
 	for range 5 {
 		if err != nil {
 			return "", err
@@ -289,7 +289,7 @@ func (s *served) browse(ctx context.Context) (string, error) {
 		if perr != nil {
 			return "", perr
 		}
-		resp, page, err = step(http.MethodPost, to, form, resp.Request.URL)
+		resp, page, err = step(http.MethodPost, to, form, resp.Request.URL) //nolint:bodyclose // likewise
 	}
 	return "", errors.Join(err, fmt.Errorf("the login to the application ended at: %s", page))
 }
