@@ -46,7 +46,7 @@ demo: build ## a real cluster on this machine: an agent joins and a shell comman
 
 .PHONY: test
 test: test-deps build ## build, then every test (what CI runs)
-	$(GO) test $(TESTFLAGS) ./...
+	$(TOOL) gotestsum --format pkgname -- $(TESTFLAGS) ./...
 
 # The real programs that tests are made with, or files of them, and the Debian package of each: OpenSSH, rsync, awscli and so on.
 PEERS := ssh:openssh-client curl:curl git:git tmux:tmux socat:socat xauth:xauth Xvfb:xvfb xdpyinfo:x11-utils visudo:sudo sshfs:sshfs rclone:rclone ansible:ansible-core sshd:openssh-server rsync:rsync sshpass:sshpass etcd:etcd-server /usr/bin/aws:awscli ip:iproute2 openssl:openssl swtpm:swtpm swtpm_setup:swtpm-tools gcc:gcc /usr/include/stdio.h:libc6-dev /usr/include/security/pam_appl.h:libpam0g-dev /usr/lib/python3/dist-packages/pymongo:python3-pymongo \
