@@ -15,18 +15,17 @@ import (
 //
 // SSH channels have no deadlines. A deadline that passes during a write ends the
 // connection, as it does with TLS. One that passes during a read leaves it usable,
-// if it was set before the read began: such reads go through a goroutine and a
-// buffer of their own. A read that began without a deadline goes straight into the
-// caller's buffer and cannot be taken back, so a deadline that is set meanwhile and
-// passes ends the connection.
+// if it was set before the read began: from the first such read on, a goroutine
+// reads ahead. A read that began before that without a deadline goes straight into
+// the caller's buffer and cannot be taken back, so a deadline that is set meanwhile
+// and passes ends the connection.
 type conn struct {
 	ch            ssh.Channel
 	local, remote net.Addr
 
-	reading sync.Mutex // one Read at a time; guards the three below
+	reading sync.Mutex // one Read at a time; guards the two below
 	ahead   *readAhead
 	rest    []byte
-	spare   []byte // the buffer of the last readAhead, for the next
 
 	writing sync.Mutex // one Write or CloseWrite at a time
 
@@ -37,17 +36,29 @@ type conn struct {
 	write  deadline
 }
 
-// readAhead is a read that its caller may stop waiting for.
+// readAhead reads from the channel before it is asked to, so that who waits for it may
+// stop waiting.
 type readAhead struct {
-	buf  []byte
-	n    int
-	err  error
-	done chan struct{}
+	chunks chan chunk
+	// spare takes buffers back, used is the one that the rest lies in.
+	spare chan []byte
+	used  []byte
+	// err is how the channel ended.
+	err error
+}
+
+// chunk is what one read brought.
+type chunk struct {
+	buf []byte
+	n   int
+	err error
 }
 
 const (
 	aheadSize = 4 << 10
 	bulkSize  = 32 << 10
+	// quietReads is after how many small reads a big buffer is given up.
+	quietReads = 16
 )
 
 func newConn(ch ssh.Channel, local, remote net.Addr) *conn {
@@ -64,7 +75,7 @@ func (c *conn) RemoteAddr() net.Addr { return c.remote }
 func (c *conn) Read(p []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
-	passed, err := c.begin(&c.read, c.ahead != nil || len(c.rest) > 0)
+	passed, err := c.begin(&c.read, c.ahead != nil)
 	switch {
 	case err != nil:
 		return 0, err
@@ -77,41 +88,73 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, c.end(&c.read, n, err)
 }
 
-// readAhead reads through a buffer until the deadline passes.
+// readAhead waits for what is read ahead until the deadline passes.
 func (c *conn) readAhead(p []byte, passed <-chan struct{}) (int, error) {
-	if c.ahead == nil {
-		a := &readAhead{buf: c.spare, done: make(chan struct{})}
-		if a.buf == nil {
-			a.buf = make([]byte, aheadSize)
-		}
-		c.ahead, c.spare = a, nil
-		go func() {
-			a.n, a.err = c.ch.Read(a.buf)
-			close(a.done)
-		}()
-	}
-	select {
-	case <-c.ahead.done:
-	case <-passed:
-		return 0, os.ErrDeadlineExceeded
-	case <-c.closed:
-		return 0, net.ErrClosed
-	}
 	a := c.ahead
-	c.ahead, c.rest, c.spare = nil, a.buf[:a.n], a.buf
-	if a.n == aheadSize {
-		c.spare = make([]byte, bulkSize) // more of it is likely to come
+	if a == nil {
+		a = &readAhead{chunks: make(chan chunk, 1), spare: make(chan []byte, 1)}
+		c.ahead = a
+		go c.pump(a)
 	}
-	if a.n > 0 {
-		return c.takeRest(p), nil
+	for a.err == nil {
+		select {
+		case got := <-a.chunks:
+			c.rest, a.used, a.err = got.buf[:got.n], got.buf, got.err
+		case <-passed:
+			return 0, os.ErrDeadlineExceeded
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+		if len(c.rest) > 0 {
+			return c.takeRest(p), nil
+		}
 	}
 	return 0, c.end(&c.read, 0, a.err)
+}
+
+// pump reads ahead, a buffer or two, until the channel ends.
+func (c *conn) pump(a *readAhead) {
+	buf, quiet := make([]byte, aheadSize), 0
+	for {
+		n, err := c.ch.Read(buf)
+		size := len(buf)
+		select {
+		case a.chunks <- chunk{buf, n, err}:
+		case <-c.closed:
+			return
+		}
+		if err != nil {
+			return
+		}
+		switch {
+		case n > aheadSize:
+			quiet = 0
+		case n == size: // of the small one: there is more
+			size, quiet = bulkSize, 0
+		case size == bulkSize:
+			if quiet++; quiet == quietReads {
+				size = aheadSize
+			}
+		}
+		select {
+		case buf = <-a.spare:
+		default:
+			buf = nil
+		}
+		if len(buf) != size {
+			buf = make([]byte, size)
+		}
+	}
 }
 
 func (c *conn) takeRest(p []byte) int {
 	n := copy(p, c.rest)
 	if c.rest = c.rest[n:]; len(c.rest) == 0 {
-		c.rest = nil
+		select {
+		case c.ahead.spare <- c.ahead.used:
+		default:
+		}
+		c.rest, c.ahead.used = nil, nil
 	}
 	return n
 }
