@@ -27,7 +27,7 @@ const (
 	headTime   = 30 * time.Second
 	idleTime   = 2 * time.Minute
 	maxHead    = 1 << 20
-	idleToApp  = 32
+	idleToApp  = 64
 	maxStreams = 250
 )
 

@@ -262,7 +262,7 @@ func (s *sessions) transport(one *session, clientAddr, proto string) *http.Trans
 		},
 		ForceAttemptHTTP2:     proto == "h2",
 		DisableCompression:    true,
-		MaxIdleConnsPerHost:   16,
+		MaxIdleConnsPerHost:   64,
 		MaxConnsPerHost:       256,
 		IdleConnTimeout:       idleConns,
 		ExpectContinueTimeout: time.Second,

@@ -18,7 +18,7 @@ const (
 	// idleConns is how long a connection to an application is kept for the next request,
 	// maxIdleConns how many.
 	idleConns    = 90 * time.Second
-	maxIdleConns = 16
+	maxIdleConns = 64
 	// maxAnswerHeader bounds the head of an answer.
 	maxAnswerHeader = 256 << 10
 )
