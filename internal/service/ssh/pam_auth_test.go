@@ -268,7 +268,15 @@ func TestPAMMaxSessions(t *testing.T) {
 	w := start(t, withPAM(t, permitted(b.line("session")), nil))
 	client := w.carol(t, func(o *typesv1.RoleOptions) { o.MaxSessions = 1 }).dial(t, w.login)
 	s := session(t, client)
-	if err := s.Start("sleep 1000"); err != nil {
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("echo in; sleep 1000"); err != nil {
+		t.Fatal(err)
+	}
+	// Before that a session may end without PAM having opened one.
+	if _, err := io.ReadFull(out, make([]byte, len("in\n"))); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "there is one helper", func() bool { return len(helpers()) == 1 })
