@@ -56,6 +56,8 @@ type databaseServers struct {
 	redisPlain string
 	// authority is the file with what the servers' certificates are signed by.
 	authority string
+	// pgbenchPath is the program itself.
+	pgbenchPath string
 }
 
 const idleDatabases = 200
@@ -90,14 +92,20 @@ func startDatabases(ctx context.Context, s *served) (*databaseServers, error) {
 	return d, s.serve(ctx, "db", lines, "pg", "tsh", "db", "ls")
 }
 
+// postgresTool finds a program of the server: what is in the path is a script that finds
+// it, and costs more.
+func postgresTool(t servedTB, name string) string {
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
+	if len(found) == 0 {
+		t.Fatal(name + " is missing: apt-get install postgresql")
+	}
+	return found[len(found)-1]
+}
+
 func (d *databaseServers) startPostgres(ctx context.Context, t servedTB) {
 	s := dbtest.NewServer(t, "postgres")
 	f := d.files(ctx, s, t)
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(found) == 0 {
-		t.Fatal("initdb is missing: apt-get install postgresql")
-	}
-	s.Setup(t, found[len(found)-1], "-D", s.Path("data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+	s.Setup(t, postgresTool(t, "initdb"), "-D", s.Path("data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
 	s.Write(t, "data/postgresql.conf", "listen_addresses = '127.0.0.1'\nport = "+s.Port+"\nunix_socket_directories = '"+s.Dir+"'\n"+
 		"ssl = on\nssl_cert_file = '"+f.Cert+"'\nssl_key_file = '"+f.Key+"'\nssl_ca_file = '"+f.CA+"'\nfsync = off\nshared_buffers = 512MB\n"+
 		"max_connections = "+strconv.Itoa(idleDatabases+100)+"\nmax_wal_size = 4GB\nautovacuum = off\n")
@@ -105,7 +113,8 @@ func (d *databaseServers) startPostgres(ctx context.Context, t servedTB) {
 	s.RunPostgres(t)
 	s.PSQL(t, "CREATE ROLE "+dbUser+" LOGIN")
 	s.PSQL(t, "CREATE DATABASE "+dbUser+" OWNER "+dbUser)
-	s.Setup(t, "pgbench", "-i", "-q", "-s", "16", "-h", s.Dir, "-p", s.Port, "-U", dbUser, dbUser)
+	d.pgbenchPath = postgresTool(t, "pgbench")
+	s.Setup(t, d.pgbenchPath, "-i", "-q", "-s", "16", "-h", s.Dir, "-p", s.Port, "-U", dbUser, dbUser)
 	d.postgres = s
 }
 
@@ -312,7 +321,7 @@ func (d *databaseServers) pgbench(ctx context.Context) error {
 		{"connect 16", "pgbench, select only, a connection per transaction, 16 clients", false, []string{"-S", "-C", "-c", "16", "-j", "2"}},
 	} {
 		for i := range ways {
-			ways[i].args = append([]string{"pgbench", "-n", "-T", seconds}, one.args...)
+			ways[i].args = append([]string{d.pgbenchPath, "-n", "-T", seconds}, one.args...)
 		}
 		l := load{name: one.name, rate: regexp.MustCompile(`tps = ([0-9.]+)`), count: regexp.MustCompile(`actually processed: ([0-9]+)`), closed: one.closed}
 		if got[one.key], err = d.b.compare(ctx, l, ways); err != nil {

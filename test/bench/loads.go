@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -108,6 +109,10 @@ func match(re *regexp.Regexp, text []byte) (float64, error) {
 // compare drives a load and prints its table; the first way is what the others are
 // compared with.
 func (b *bench) compare(ctx context.Context, l load, ways []way) (map[string]pace, error) {
+	if !strings.Contains(l.name, b.loads) {
+		return nil, nil
+	}
+	ways = slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.name != ways[0].name && !strings.Contains(w.name, b.ways) })
 	got, err := b.drive(ctx, l, ways)
 	if err != nil {
 		return nil, err

@@ -52,6 +52,7 @@ func main() {
 type options struct {
 	bin, out, only, congestion string
 	spire, chisel, frp         string
+	ways, loads                string
 	rounds, paced, agents      int
 	crowd                      int
 	sessions, sizeMiB          int
@@ -105,6 +106,8 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.spire, "spire", "", "path of spire-server, to be measured beside; empty: none")
 	f.StringVar(&o.chisel, "chisel", "", "path of chisel, to be measured beside; empty: none")
 	f.StringVar(&o.frp, "frp", "", "folder of frps and frpc, to be measured beside; empty: none")
+	f.StringVar(&o.loads, "loads", "", "of databases and apps only the loads whose name contains this; then goals are not held against the figures")
+	f.StringVar(&o.ways, "ways", "", "of databases and apps, besides the first, only the ways whose name contains this; then goals are not held against the figures")
 	f.IntVar(&o.rounds, "rounds", 15, "measurements of each way; medians are of these")
 	f.IntVar(&o.paced, "paced", 1000, "connections at 10 a second")
 	f.IntVar(&o.agents, "agents", 500, "idle tunnels")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"unicode/utf8"
@@ -48,6 +49,9 @@ func (r *report) atLeast(what string, got, limit float64, unit string) {
 }
 
 func (r *report) goal(what, relation string, got, limit float64, unit string, met bool) {
+	if math.IsNaN(got) || math.IsInf(got, 0) {
+		return // one side was left out
+	}
 	verdict := "met"
 	if !met {
 		verdict = "MISSED"
